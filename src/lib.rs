@@ -1,0 +1,19 @@
+//! guestctl opens a virtual machine's disk image as an ordinary folder: no root, no kernel module, no appliance.
+//!
+//! The crate is built as floors, each of which knows only those below it:
+//!
+//! | floor | module | what it holds |
+//! | --- | --- | --- |
+//! | 3 | [`fs`] | the filesystem traits, the probe, one driver for each format |
+//! | 2 | [`volume`] | partition tables: devices made of devices |
+//! | 1 | [`block`] | disk images: raw, qcow2, NBD |
+//! | 0 | [`error`], [`cache`], [`bytes`] | errors, the bounded cache, fields of on-disk structures |
+
+pub mod block;
+pub mod bytes;
+pub mod cache;
+pub mod error;
+pub mod fs;
+pub mod volume;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! The `guestctl` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Floor 2: devices made of devices.
