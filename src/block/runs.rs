@@ -37,11 +37,11 @@ impl RunCache {
     /// # Errors
     /// Those of reading the device; an offset past its end among them.
     pub fn run(&self, offset: u64) -> Result<(Arc<[u8]>, u64)> {
+        super::check_range(self.device.size(), offset, 1)?;
         let number = offset / self.run_size;
         let start = number * self.run_size;
         let run = self.runs.get_or_insert(number, || {
             let len = self.device.size().saturating_sub(start).min(self.run_size);
-            super::check_range(self.device.size(), offset, 1)?;
             let mut bytes = vec![0; len as usize];
             self.device.read_at(&mut bytes, start)?;
             Ok::<_, crate::Error>((Arc::from(bytes), len as usize))

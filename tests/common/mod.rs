@@ -1,0 +1,33 @@
+//! What the test programs share.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Says that a test cannot run here, and why. On a machine for continuous integration (`CI` is set) that is a failure.
+pub fn skip(why: &str) {
+    assert!(env::var_os("CI").is_none(), "cannot be tested here: {why}");
+    println!("SKIPPED: {why}");
+}
+
+/// Says whether the tests run as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Finds a program on the path, and where a plain user's path leaves administrators' programs out.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(more).map(|folder| folder.join(name)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file()
+}
+
+/// Says whether a program is installed.
+pub fn has_tool(name: &str) -> bool {
+    tool(name).is_some()
+}
