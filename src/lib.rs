@@ -4,6 +4,8 @@
 //!
 //! | floor | module | what it holds |
 //! | --- | --- | --- |
+//! | 5 | [`fuse`] | the FUSE mount |
+//! | 4 | [`tree`] | many filesystems as one tree, paths inside the guest |
 //! | 3 | [`fs`] | the filesystem traits, the probe, one driver for each format |
 //! | 2 | [`volume`] | partition tables: devices made of devices |
 //! | 1 | [`block`] | disk images: raw, qcow2, NBD |
@@ -14,6 +16,9 @@ pub mod bytes;
 pub mod cache;
 pub mod error;
 pub mod fs;
+pub mod fuse;
+pub mod sys;
+pub mod tree;
 pub mod volume;
 
 pub use error::{Error, Result};
