@@ -4,6 +4,7 @@
 //!
 //! | floor | module | what it holds |
 //! | --- | --- | --- |
+//! | 6 | [`guestfs`] | the handle: drives, mounts, calls by path |
 //! | 5 | [`fuse`] | the FUSE mount |
 //! | 4 | [`tree`] | many filesystems as one tree, paths inside the guest |
 //! | 3 | [`fs`] | the filesystem traits, the probe, one driver for each format |
@@ -14,11 +15,15 @@
 pub mod block;
 pub mod bytes;
 pub mod cache;
+#[doc(hidden)]
+pub mod cli;
 pub mod error;
 pub mod fs;
 pub mod fuse;
+pub mod guestfs;
 pub mod sys;
 pub mod tree;
 pub mod volume;
 
 pub use error::{Error, Result};
+pub use guestfs::Guestfs;

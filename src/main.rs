@@ -1,3 +1,7 @@
 //! The `guestctl` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    guestctl::cli::main()
+}

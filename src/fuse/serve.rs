@@ -117,12 +117,12 @@ impl Server {
         Stopper { mountpoint: self.mountpoint.clone() }
     }
 
-    /// Serves until the mount ends; then commits what was written and closes the tree, and only then lets those go who wait
-    /// in [`unmount`](super::unmount).
+    /// Serves until the mount ends; then commits what was written, closes the tree and calls `close` for what lies below
+    /// it, and only then lets those go who wait in [`unmount`](super::unmount).
     ///
     /// # Errors
     /// [`Error::Io`] when the device fails, or what was written cannot be made durable.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self, close: impl FnOnce() -> Result<()>) -> Result<()> {
         let Self { tree, session, control, mountpoint, watched, ahead } = self;
         let served = session.run().map_err(|error| Error::io("cannot serve the mount", error));
         if served.is_err()
@@ -137,6 +137,7 @@ impl Server {
         }
         let closed = tree.close();
         drop(tree);
+        let closed = closed.and(close());
         drop(watched);
         drop(control);
         served.and(closed)

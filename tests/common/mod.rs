@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod folders;
+pub mod guest;
+
 use std::env;
 use std::path::{Path, PathBuf};
 

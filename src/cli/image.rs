@@ -1,0 +1,135 @@
+//! The arguments that say which image, and how to open it.
+
+use crate::block::{ImageFormat, Via};
+use crate::error::{Error, Result};
+use crate::guestfs::{DriveOptions, Guestfs, Layout, MountSpec};
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// How images are opened.
+#[derive(Args, Debug)]
+pub(super) struct Opening {
+    /// Add a further disk: /dev/sdb, /dev/sdc, … (repeatable)
+    #[arg(short, long = "add", value_name = "IMAGE")]
+    add: Vec<String>,
+
+    /// Take the images to be of this format instead of looking: raw, qcow2, vmdk, vdi, vhdx, vpc, …
+    #[arg(long, value_name = "FMT")]
+    format: Option<String>,
+
+    /// Read images in this program or through a qemu-nbd process
+    #[arg(long, value_enum, default_value_t = ViaArg::Auto)]
+    via: ViaArg,
+
+    /// Allow backing files and data files in this folder, beside the image's own (repeatable)
+    #[arg(long, value_name = "DIR")]
+    allow_backing: Vec<PathBuf>,
+
+    /// Read an image that a running machine has open for writing; what is read may be torn
+    #[arg(long)]
+    force: bool,
+
+    /// Open an internal snapshot of a qcow2 image, by its name or number
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<String>,
+
+    /// Use at most this much memory for caches
+    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    cache_size: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ViaArg {
+    /// This program where it can, else qemu-nbd
+    Auto,
+    /// This program only
+    Native,
+    /// A qemu-nbd process
+    Nbd,
+}
+
+/// Which filesystems are looked at.
+#[derive(Args, Debug)]
+pub(super) struct Choosing {
+    /// Mount this device on this folder of the tree (repeatable): -m /dev/sda2 -m /dev/sda1:/boot/efi
+    #[arg(short, long = "mount", value_name = "DEV[:MOUNTPOINT[:OPTIONS]]")]
+    mount: Vec<MountSpec>,
+
+    /// Say what the tree looks like
+    #[arg(long, value_enum, default_value_t = LayoutArg::Auto, conflicts_with = "mount")]
+    layout: LayoutArg,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LayoutArg {
+    /// One filesystem is the tree; several give a folder for each
+    Auto,
+    /// As the guest's own system has it
+    Os,
+    /// A folder for each filesystem, named by its device
+    Devices,
+}
+
+impl Opening {
+    /// Opens the images.
+    pub(super) fn open(&self, image: &str, writable: bool) -> Result<Guestfs> {
+        let options = DriveOptions {
+            format: self.format.as_deref().map(ImageFormat::from_name).transpose()?,
+            via: match self.via {
+                ViaArg::Auto => Via::Auto,
+                ViaArg::Native => Via::Native,
+                ViaArg::Nbd => Via::Nbd,
+            },
+            writable,
+            allow_backing: self.allow_backing.clone(),
+            force: self.force,
+            snapshot: self.snapshot.clone(),
+            discard: false,
+        };
+        // Half of an address limit is left for threads, buffers and the program itself.
+        let wanted = u64::from(self.cache_size) << 20;
+        let limit = crate::sys::address_limit().map_or(wanted, |limit| limit / 4);
+        let mut guest = Guestfs::with_cache(wanted.min(limit) as usize);
+        guest.add_drive_with(image, options.clone())?;
+        for further in &self.add {
+            guest.add_drive_with(further, options.clone())?;
+        }
+        guest.launch()?;
+        Ok(guest)
+    }
+}
+
+impl Choosing {
+    /// Mounts what was asked for.
+    pub(super) fn mount(&self, guest: &mut Guestfs, writable: bool) -> Result<()> {
+        if !self.mount.is_empty() {
+            return guest.mount_specs(&self.mount, writable);
+        }
+        let layout = match self.layout {
+            LayoutArg::Auto => Layout::Auto,
+            LayoutArg::Devices => Layout::Devices,
+            LayoutArg::Os => {
+                return Err(Error::unsupported(
+                    "--layout os: guests are not inspected yet; name the filesystems with -m DEV:MOUNTPOINT",
+                ));
+            }
+        };
+        guest.mount_layout(layout, writable)
+    }
+}
+
+/// An image, and a path in it where one was written after a colon: `disk.qcow2:/etc/fstab`.
+pub(super) fn split_path(image: &str) -> (&str, Option<&str>) {
+    if crate::block::nbd::is_uri(image) || Path::new(image).exists() {
+        return (image, None);
+    }
+    match image.split_once(":/") {
+        Some((file, _)) if Path::new(file).exists() => (file, Some(&image[file.len() + 1..])),
+        _ => (image, None),
+    }
+}
+
+/// Returns an error as that of a path in an image.
+pub(super) fn in_guest(image: &str, path: &[u8], error: Error) -> Error {
+    error.at(format!("{image}:{}", path.escape_ascii()))
+}

@@ -1,0 +1,88 @@
+//! Floor 7: the command line.
+//!
+//! One definition, clap's, gives the parser, `--help` and docs/cli.md. A command does its work through
+//! [`Guestfs`](crate::guestfs::Guestfs) and the tree, and knows nothing of formats.
+
+mod cat;
+mod exit;
+mod filesystems;
+mod image;
+mod logging;
+mod ls;
+mod mount;
+mod output;
+mod umount;
+
+use crate::error::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Open a virtual machine's disk image as an ordinary folder: no root, no kernel module, no appliance.
+#[derive(Debug, Parser)]
+#[command(name = "guestctl", version, max_term_width = 100, after_help = exit::HELP, propagate_version = true)]
+struct Cli {
+    /// Log more: -v what is done, -vv each step (RUST_LOG works too)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Filesystems(filesystems::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    /// Print the commands' reference in Markdown
+    #[command(hide = true, name = "help-markdown")]
+    HelpMarkdown,
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    crate::sys::default_sigpipe();
+    crate::sys::limit_allocator_arenas();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // What cannot be printed cannot be told either.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    let sink = logging::start(cli.verbose);
+    match run(&cli, &sink) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("guestctl: {}", output::one_line(&error.to_string()));
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Mount(args) => mount::run(args, sink),
+        Command::Umount(args) => umount::run(args),
+        Command::Filesystems(args) => filesystems::run(args),
+        Command::Ls(args) => ls::run(args),
+        Command::Cat(args) => cat::run(args),
+        Command::HelpMarkdown => {
+            output::print_markdown(&Cli::command());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_arguments_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

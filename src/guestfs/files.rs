@@ -1,0 +1,483 @@
+//! Reading files and folders of the tree by their paths.
+
+use super::Guestfs;
+use crate::error::{Error, ErrorContext, IoContext, Result};
+use crate::fs::{Attr, FileType, StatFs};
+use crate::tree::{Found, Tree, Visit, Visited};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// How much is copied at once, in bytes.
+pub(super) const PIECE: usize = 1 << 20;
+
+/// The largest file that a call returns in memory, in bytes, as in libguestfs a message.
+const LARGEST_IN_MEMORY: u64 = 1 << 30;
+
+/// One entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name, any bytes.
+    pub name: Vec<u8>,
+    /// The inode number.
+    pub ino: u64,
+    /// What kind of file it is.
+    pub file_type: FileType,
+}
+
+/// Copies a regular file of a tree to `out`; returns how many bytes.
+pub(super) fn copy_to(tree: &Tree, found: &Found, out: &mut dyn Write) -> Result<u64> {
+    regular(found)?;
+    let mut buffer = vec![0; PIECE.min(found.attr.size.max(1) as usize)];
+    let mut offset = 0;
+    loop {
+        let count = tree.read(found.node, offset, &mut buffer)?;
+        if count == 0 {
+            return Ok(offset);
+        }
+        out.write_all(&buffer[..count]).doing(|| "cannot write")?;
+        offset += count as u64;
+    }
+}
+
+fn regular(found: &Found) -> Result<()> {
+    match found.attr.file_type {
+        FileType::Regular => Ok(()),
+        FileType::Directory => Err(Error::Errno(libc::EISDIR)),
+        _ => Err(Error::Errno(libc::EINVAL)),
+    }
+}
+
+/// Returns bytes as text, those that are no UTF-8 replaced.
+pub(super) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Guestfs {
+    /// Finds what a path names; a link at its end is followed where `follow`. Errors carry the path.
+    pub(super) fn find_path(&self, path: &OsStr, follow: bool) -> Result<(&Tree, Found)> {
+        let tree = self.tree()?;
+        let found = tree.resolve(path.as_bytes(), follow).at(|| path.display().to_string())?;
+        Ok((tree, found))
+    }
+
+    /// Returns the contents of a file as text; bytes that are no UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`, `EFBIG` above 1 GiB, and those of reading.
+    pub fn cat(&self, path: impl AsRef<OsStr>) -> Result<String> {
+        Ok(text(&self.read_file(path)?))
+    }
+
+    /// Returns the contents of a file.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat).
+    pub fn read_file(&self, path: impl AsRef<OsStr>) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, true)?;
+        if found.attr.size > LARGEST_IN_MEMORY {
+            return Err(Error::Errno(libc::EFBIG).at(path.display().to_string()));
+        }
+        let mut contents = Vec::with_capacity(found.attr.size as usize);
+        copy_to(tree, &found, &mut contents).at(|| path.display().to_string())?;
+        Ok(contents)
+    }
+
+    /// Returns the lines of a file as text, without their ends.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat).
+    pub fn read_lines(&self, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
+        Ok(self.cat(path)?.lines().map(str::to_owned).collect())
+    }
+
+    /// Returns the first ten lines of a file.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat).
+    pub fn head(&self, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
+        self.head_n(10, path)
+    }
+
+    /// Returns the first lines of a file.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat).
+    pub fn head_n(&self, lines: usize, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, true)?;
+        regular(&found).at(|| path.display().to_string())?;
+        let mut contents = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let count =
+                tree.read(found.node, contents.len() as u64, &mut buffer).at(|| path.display().to_string())?;
+            contents.extend_from_slice(&buffer[..count]);
+            let enough = contents.iter().filter(|&&byte| byte == b'\n').count() >= lines;
+            if count == 0 || enough || contents.len() as u64 > LARGEST_IN_MEMORY {
+                break;
+            }
+        }
+        Ok(text(&contents).lines().take(lines).map(str::to_owned).collect())
+    }
+
+    /// Returns the last ten lines of a file.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat).
+    pub fn tail(&self, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
+        self.tail_n(10, path)
+    }
+
+    /// Returns the last lines of a file.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat).
+    pub fn tail_n(&self, lines: usize, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, true)?;
+        regular(&found).at(|| path.display().to_string())?;
+        let mut span = 1 << 16;
+        loop {
+            let from = found.attr.size.saturating_sub(span);
+            let mut buffer = vec![0; (found.attr.size - from) as usize];
+            let count = tree.read(found.node, from, &mut buffer).at(|| path.display().to_string())?;
+            buffer.truncate(count);
+            let ends = buffer.iter().filter(|&&byte| byte == b'\n').count();
+            if from == 0 || ends > lines || span > LARGEST_IN_MEMORY {
+                let whole = text(&buffer);
+                let all: Vec<&str> = whole.lines().collect();
+                return Ok(all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect());
+            }
+            span *= 4;
+        }
+    }
+
+    /// Reads at most `count` bytes of a file from `offset`.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat); `EINVAL` for more than 1 GiB.
+    pub fn pread(&self, path: impl AsRef<OsStr>, count: usize, offset: u64) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let place = || path.display().to_string();
+        let (tree, found) = self.find_path(path, true)?;
+        regular(&found).at(place)?;
+        if count as u64 > LARGEST_IN_MEMORY {
+            return Err(Error::Errno(libc::EINVAL).at(place()));
+        }
+        let left = found.attr.size.saturating_sub(offset).min(count as u64);
+        let mut buffer = vec![0; left as usize];
+        let read = tree.read(found.node, offset, &mut buffer).at(place)?;
+        buffer.truncate(read);
+        Ok(buffer)
+    }
+
+    /// Copies a file of the guest to a file of the host. What was there before stays until the copy is complete.
+    ///
+    /// # Errors
+    /// As [`cat`](Self::cat), and those of the host.
+    pub fn download(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>) -> Result<u64> {
+        let (path, to) = (path.as_ref(), to.as_ref());
+        let (tree, found) = self.find_path(path, true)?;
+        regular(&found).at(|| path.display().to_string())?;
+        super::replace::write_file(to, |out| copy_to(tree, &found, out).at(|| path.display().to_string()))
+    }
+
+    /// Copies `size` bytes of a file of the guest from `offset` to the same place of a file of the host.
+    ///
+    /// # Errors
+    /// As [`download`](Self::download).
+    pub fn download_offset(
+        &self,
+        path: impl AsRef<OsStr>,
+        to: impl AsRef<Path>,
+        offset: u64,
+        size: u64,
+    ) -> Result<u64> {
+        let (path, to) = (path.as_ref(), to.as_ref());
+        let place = || format!("cannot write {}", to.display());
+        let (tree, found) = self.find_path(path, true)?;
+        regular(&found).at(|| path.display().to_string())?;
+        let file = File::options().write(true).create(true).truncate(false).open(to).doing(place)?;
+        let mut buffer = vec![0; PIECE.min(size.max(1) as usize)];
+        let mut done = 0;
+        while done < size {
+            let wanted = (size - done).min(buffer.len() as u64) as usize;
+            let count = tree
+                .read(found.node, offset + done, &mut buffer[..wanted])
+                .at(|| path.display().to_string())?;
+            if count == 0 {
+                break;
+            }
+            file.write_all_at(&buffer[..count], offset + done).doing(place)?;
+            done += count as u64;
+        }
+        Ok(done)
+    }
+
+    /// Returns the text of a symbolic link, bytes that are no UTF-8 replaced.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EINVAL` when it is none, and those of reading.
+    pub fn readlink(&self, path: impl AsRef<OsStr>) -> Result<String> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, false)?;
+        Ok(text(&tree.read_link(found.node).at(|| path.display().to_string())?))
+    }
+
+    /// Returns a path without links, `.` and `..`.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ELOOP`, and those of reading.
+    pub fn realpath(&self, path: impl AsRef<OsStr>) -> Result<String> {
+        Ok(text(&self.find_path(path.as_ref(), true)?.1.path))
+    }
+
+    /// Says whether a path names anything; a link at its end is not followed.
+    ///
+    /// # Errors
+    /// Those of reading, other than that there is nothing.
+    pub fn exists(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |_| true)
+    }
+
+    /// Says whether a path names a regular file; a link at its end is not followed.
+    ///
+    /// # Errors
+    /// As [`exists`](Self::exists).
+    pub fn is_file(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |file_type| file_type == FileType::Regular)
+    }
+
+    /// Says whether a path names a folder; a link at its end is not followed.
+    ///
+    /// # Errors
+    /// As [`exists`](Self::exists).
+    pub fn is_dir(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |file_type| file_type == FileType::Directory)
+    }
+
+    /// Says whether a path names a symbolic link.
+    ///
+    /// # Errors
+    /// As [`exists`](Self::exists).
+    pub fn is_symlink(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |file_type| file_type == FileType::Symlink)
+    }
+
+    /// Says whether a path names a block device.
+    ///
+    /// # Errors
+    /// As [`exists`](Self::exists).
+    pub fn is_blockdev(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |file_type| file_type == FileType::BlockDevice)
+    }
+
+    /// Says whether a path names a character device.
+    ///
+    /// # Errors
+    /// As [`exists`](Self::exists).
+    pub fn is_chardev(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |file_type| file_type == FileType::CharDevice)
+    }
+
+    /// Says whether a path names a named pipe.
+    ///
+    /// # Errors
+    /// As [`exists`](Self::exists).
+    pub fn is_fifo(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |file_type| file_type == FileType::Fifo)
+    }
+
+    /// Says whether a path names a socket.
+    ///
+    /// # Errors
+    /// As [`exists`](Self::exists).
+    pub fn is_socket(&self, path: impl AsRef<OsStr>) -> Result<bool> {
+        self.is_type(path.as_ref(), false, |file_type| file_type == FileType::Socket)
+    }
+
+    fn is_type(&self, path: &OsStr, follow: bool, is: impl FnOnce(FileType) -> bool) -> Result<bool> {
+        match self.find_path(path, follow) {
+            Ok((_, found)) => Ok(is(found.attr.file_type)),
+            Err(error) if error.is_errno(libc::ENOENT) || error.is_errno(libc::ENOTDIR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns what stat(2) shows, of what a link leads to.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of reading.
+    pub fn stat(&self, path: impl AsRef<OsStr>) -> Result<Attr> {
+        Ok(self.find_path(path.as_ref(), true)?.1.attr)
+    }
+
+    /// Returns what lstat(2) shows, of a link itself.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of reading.
+    pub fn lstat(&self, path: impl AsRef<OsStr>) -> Result<Attr> {
+        Ok(self.find_path(path.as_ref(), false)?.1.attr)
+    }
+
+    /// Returns the size of a file, in bytes.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of reading.
+    pub fn filesize(&self, path: impl AsRef<OsStr>) -> Result<u64> {
+        Ok(self.stat(path)?.size)
+    }
+
+    /// Returns how full the filesystem of a path is.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of reading.
+    pub fn statvfs(&self, path: impl AsRef<OsStr>) -> Result<StatFs> {
+        let (tree, found) = self.find_path(path.as_ref(), true)?;
+        tree.statfs(found.node)
+    }
+
+    /// Returns the names and values of a file's extended attributes; a link is followed.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of reading.
+    pub fn getxattrs(&self, path: impl AsRef<OsStr>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, true)?;
+        let names = tree.xattrs(found.node).at(|| path.display().to_string())?;
+        let value = |name: Vec<u8>| {
+            let value = tree.xattr(found.node, &name).at(|| path.display().to_string())?;
+            Ok((name, value))
+        };
+        names.into_iter().map(value).collect()
+    }
+
+    /// Returns the names in a folder, sorted, bytes that are no UTF-8 replaced; [`readdir`](Self::readdir) has the bytes.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, and those of reading.
+    pub fn ls(&self, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
+        let mut entries = self.readdir(path)?;
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries.into_iter().map(|entry| text(&entry.name)).collect())
+    }
+
+    /// Returns the entries of a folder in its own order, without `.` and `..`.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, and those of reading.
+    pub fn readdir(&self, path: impl AsRef<OsStr>) -> Result<Vec<Entry>> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, true)?;
+        let mut entries = Vec::new();
+        let mut unknown = Vec::new();
+        let read = tree.read_dir(found.node, 0, &mut |node, entry| {
+            if entry.file_type.is_none() {
+                unknown.push((entries.len(), node));
+            }
+            let file_type = entry.file_type.unwrap_or(FileType::Regular);
+            entries.push(Entry { name: entry.name.to_vec(), ino: entry.ino, file_type });
+            ControlFlow::Continue(())
+        });
+        read.at(|| path.display().to_string())?;
+        for (place, node) in unknown {
+            entries[place].file_type = tree.attr(node).at(|| path.display().to_string())?.file_type;
+        }
+        Ok(entries)
+    }
+
+    /// Returns the paths of everything below a folder, relative to it and sorted, as libguestfs's `find` does. Bytes that
+    /// are no UTF-8 are replaced; [`walk`](Self::walk) has the bytes.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, and those of reading.
+    pub fn find(&self, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
+        Ok(self.find_bytes(path.as_ref())?.iter().map(|path| text(path)).collect())
+    }
+
+    /// Writes the paths of everything below a folder to a file of the host, sorted, each with a NUL after it.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find), and those of the host.
+    pub fn find0(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>) -> Result<()> {
+        let paths = self.find_bytes(path.as_ref())?;
+        super::replace::write_file(to.as_ref(), |out| {
+            for path in &paths {
+                out.write_all(path).and_then(|()| out.write_all(b"\0")).doing(|| "cannot write")?;
+            }
+            Ok(())
+        })
+    }
+
+    fn find_bytes(&self, path: &OsStr) -> Result<Vec<Vec<u8>>> {
+        let mut paths = Vec::new();
+        self.walk(path, |file| {
+            if file.depth > 0 {
+                paths.push(file.path.to_vec());
+            }
+            Ok(Visit::Enter)
+        })?;
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Visits everything below a folder with its attributes, in one pass and in the order of the folders.
+    ///
+    /// # Errors
+    /// `ENOENT`, those of reading, and those of `visit`.
+    pub fn walk(&self, path: impl AsRef<OsStr>, mut visit: impl FnMut(Visited<'_>) -> Result<Visit>) -> Result<()> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, true)?;
+        tree.visit(found.node, false, &mut visit, &mut |below, error| {
+            Err(error.at(format!("{}/{}", path.display(), below.escape_ascii())))
+        })
+    }
+
+    /// Returns the space that everything below a path takes, in KiB; files with several names count once.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    pub fn du(&self, path: impl AsRef<OsStr>) -> Result<u64> {
+        let mut seen = std::collections::HashSet::new();
+        let mut blocks = 0;
+        self.walk(path, |file| {
+            if file.attr.nlink < 2 || file.attr.is_dir() || seen.insert(file.node) {
+                blocks += file.attr.blocks;
+            }
+            Ok(Visit::Enter)
+        })?;
+        Ok(blocks.div_ceil(2))
+    }
+
+    /// Says whether two files have the same contents.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`, and those of reading.
+    pub fn equal(&self, one: impl AsRef<OsStr>, other: impl AsRef<OsStr>) -> Result<bool> {
+        let (one, other) = (one.as_ref(), other.as_ref());
+        let (tree, left) = self.find_path(one, true)?;
+        let (_, right) = self.find_path(other, true)?;
+        regular(&left).at(|| one.display().to_string())?;
+        regular(&right).at(|| other.display().to_string())?;
+        if left.attr.size != right.attr.size {
+            return Ok(false);
+        }
+        let (mut first, mut second) = (vec![0; PIECE], vec![0; PIECE]);
+        let mut offset = 0;
+        while offset < left.attr.size {
+            let count = tree.read(left.node, offset, &mut first).at(|| one.display().to_string())?;
+            let also = tree.read(right.node, offset, &mut second).at(|| other.display().to_string())?;
+            if count == 0 || count != also || first[..count] != second[..count] {
+                return Ok(false);
+            }
+            offset += count as u64;
+        }
+        Ok(true)
+    }
+}

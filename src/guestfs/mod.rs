@@ -1,0 +1,250 @@
+//! Floor 6: the handle.
+//!
+//! A [`Guestfs`] holds drives, opens them at [`launch`](Guestfs::launch), finds their volumes and filesystems, and mounts
+//! these as one tree. Its calls have the names that libguestfs users know. Paths are the guest's: a symbolic link, an
+//! absolute one too, never leads out of the tree.
+//!
+//! ```no_run
+//! # fn main() -> guestctl::Result<()> {
+//! let mut guest = guestctl::Guestfs::new()?;
+//! guest.add_drive_ro("debian.qcow2")?;
+//! guest.launch()?;
+//! guest.mount_ro("/dev/sda2", "/")?;
+//! println!("{}", guest.cat("/etc/os-release")?);
+//! guest.shutdown()?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod archive;
+pub mod checksum;
+mod devices;
+mod drive;
+mod files;
+mod layout;
+mod mounts;
+mod ordered;
+mod replace;
+
+pub use archive::{Compression, TarOptions};
+pub use devices::{DeviceInfo, FilesystemInfo};
+pub use drive::DriveOptions;
+pub use files::Entry;
+pub use layout::{Layout, MountSpec};
+
+use crate::block::{self, ImageFormat, SharedDevice};
+use crate::cache::CachePool;
+use crate::error::{Error, ErrorContext, Result};
+use crate::fs::probe::Identity;
+use crate::fs::{Filesystem, FsOptions};
+use crate::tree::Tree;
+use crate::volume::{self, Volume};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The budget of the caches, in bytes, where none is set.
+pub const DEFAULT_CACHE: usize = 128 << 20;
+
+/// A drive, opened.
+struct Disk {
+    /// Its name without `/dev/`: `sda`.
+    name: String,
+    device: SharedDevice,
+    format: ImageFormat,
+    /// What messages call the image.
+    location: String,
+    writable: bool,
+}
+
+/// A volume, and what lies on it.
+struct Held {
+    volume: Volume,
+    /// The disk it lies on, in the order of the drives.
+    disk: usize,
+    identity: Option<Identity>,
+}
+
+/// Filesystems by device and subvolume.
+type OpenFilesystems = BTreeMap<(String, Option<Vec<u8>>), Arc<dyn Filesystem>>;
+
+struct Launched {
+    disks: Vec<Disk>,
+    volumes: Vec<Held>,
+    warnings: Vec<String>,
+    /// Opened when they are first wanted.
+    open: Mutex<OpenFilesystems>,
+}
+
+/// A set of disk images and the tree that is mounted of them. It is `Send`; what only reads takes `&self`.
+pub struct Guestfs {
+    drives: Vec<(String, DriveOptions)>,
+    cache: Arc<CachePool>,
+    launched: Option<Launched>,
+    mounts: Vec<mounts::Mounted>,
+    tree: Option<Arc<Tree>>,
+    verbose: bool,
+}
+
+impl Guestfs {
+    /// Makes a handle without drives.
+    ///
+    /// # Errors
+    /// None today; `?` fits.
+    pub fn new() -> Result<Self> {
+        Ok(Self::with_cache(DEFAULT_CACHE))
+    }
+
+    /// Makes a handle without drives whose caches hold at most `bytes`.
+    pub fn with_cache(bytes: usize) -> Self {
+        Self {
+            drives: Vec::new(),
+            cache: CachePool::new(bytes),
+            launched: None,
+            mounts: Vec::new(),
+            tree: None,
+            verbose: false,
+        }
+    }
+
+    /// Logs more (`-v` of the command).
+    pub fn set_verbose(&mut self, verbose: bool) {
+        self.verbose = verbose;
+    }
+
+    /// Adds a disk image or an NBD URI, to be written to.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] after [`launch`](Self::launch).
+    pub fn add_drive(&mut self, location: impl AsRef<OsStr>) -> Result<()> {
+        self.add_drive_opts(location, None, false)
+    }
+
+    /// Adds a disk image or an NBD URI, to be read only.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] after [`launch`](Self::launch).
+    pub fn add_drive_ro(&mut self, location: impl AsRef<OsStr>) -> Result<()> {
+        self.add_drive_opts(location, None, true)
+    }
+
+    /// Adds a disk image or an NBD URI; `format` is told from the contents where it is `None`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a format that is not known, and after [`launch`](Self::launch).
+    pub fn add_drive_opts(&mut self, location: impl AsRef<OsStr>, format: Option<&str>, readonly: bool) -> Result<()> {
+        let format = format.map(ImageFormat::from_name).transpose()?;
+        self.add_drive_with(location, DriveOptions { format, writable: !readonly, ..DriveOptions::default() })
+    }
+
+    /// Adds a disk image or an NBD URI with every option there is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] after [`launch`](Self::launch).
+    pub fn add_drive_with(&mut self, location: impl AsRef<OsStr>, options: DriveOptions) -> Result<()> {
+        if self.launched.is_some() {
+            return Err(Error::Usage("drives are added before launch".into()));
+        }
+        let location = location
+            .as_ref()
+            .to_str()
+            .ok_or_else(|| Error::Usage(format!("the name {} is not UTF-8", location.as_ref().display()).into()))?;
+        self.drives.push((location.to_owned(), options));
+        Ok(())
+    }
+
+    /// Opens the drives and finds the volumes on them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] without drives or when it is called twice, and those of opening an image, each with its name.
+    pub fn launch(&mut self) -> Result<()> {
+        if self.launched.is_some() {
+            return Err(Error::Usage("launch was called already".into()));
+        }
+        if self.drives.is_empty() {
+            return Err(Error::Usage("no drive was added before launch".into()));
+        }
+        let started = Instant::now();
+        let mut launched = Launched {
+            disks: Vec::new(),
+            volumes: Vec::new(),
+            warnings: Vec::new(),
+            open: Mutex::new(BTreeMap::new()),
+        };
+        for (index, (location, options)) in self.drives.iter().enumerate() {
+            let opened = block::open(location, &options.open_options(&self.cache)).at(|| location.clone())?;
+            let disk = Disk {
+                name: volume::disk_name(index),
+                device: opened.device,
+                format: opened.format,
+                location: location.clone(),
+                writable: options.writable,
+            };
+            let scan = volume::scan(Arc::clone(&disk.device), &disk.name).at(|| location.clone())?;
+            launched.warnings.extend(scan.warnings.into_iter().map(|warning| format!("{location}: {warning}")));
+            for volume in scan.volumes {
+                let identity = crate::fs::probe::identify(volume.device.as_ref())
+                    .at(|| volume.name.clone())
+                    .at(|| location.clone())?;
+                launched.volumes.push(Held { volume, disk: index, identity });
+            }
+            launched.disks.push(disk);
+        }
+        let size: u64 = launched.disks.iter().map(|disk| disk.device.size()).sum();
+        log::info!(
+            "operation=launch duration_ms={:.1} disks={} disk_size_gb={:.2}",
+            started.elapsed().as_secs_f64() * 1000.0,
+            launched.disks.len(),
+            size as f64 / 1e9
+        );
+        for warning in &launched.warnings {
+            log::warn!("{warning}");
+        }
+        self.launched = Some(launched);
+        Ok(())
+    }
+
+    /// Says whether [`launch`](Self::launch) has succeeded.
+    pub fn is_ready(&self) -> bool {
+        self.launched.is_some()
+    }
+
+    /// Unmounts everything and closes the drives. Dropping the handle does the same, without telling of errors.
+    ///
+    /// # Errors
+    /// Those of making what was written durable.
+    pub fn shutdown(&mut self) -> Result<()> {
+        let result = self.umount_all();
+        self.launched = None;
+        result
+    }
+
+    /// Returns what a person should know of the drives: a damaged table, a partition that was clipped.
+    pub fn warnings(&self) -> &[String] {
+        self.launched.as_ref().map_or(&[], |launched| &launched.warnings)
+    }
+
+    fn launched(&self) -> Result<&Launched> {
+        self.launched.as_ref().ok_or_else(|| Error::Usage("call launch first".into()))
+    }
+
+    fn fs_options(&self) -> FsOptions {
+        FsOptions { cache: Arc::clone(&self.cache) }
+    }
+}
+
+impl Drop for Guestfs {
+    fn drop(&mut self) {
+        if let Err(error) = self.shutdown() {
+            log::error!("{error}");
+        }
+    }
+}
+
+impl std::fmt::Debug for Guestfs {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Guestfs").field("drives", &self.drives).field("mounts", &self.mounts).finish()
+    }
+}
