@@ -175,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn pairs_of_surrogates_are_one_letter_and_halves_are_left_out() {
+        let short_name = b"X          ";
+        let mut slot = piece(0x41, "🐧 x", checksum(short_name));
+        let mut name = LongName::default();
+        name.add(&slot);
+        assert_eq!(name.take(short_name).as_deref(), Some("🐧 x"));
+        slot[1..3].copy_from_slice(b"a\0");
+        name.add(&slot);
+        assert_eq!(name.take(short_name).as_deref(), Some("a x"));
+    }
+
+    #[test]
     fn a_long_name_is_put_together_from_its_end() {
         let short_name = b"ALONGN~1TXT";
         let sum = checksum(short_name);
