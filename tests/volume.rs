@@ -360,6 +360,17 @@ fn a_disk_with_nothing_on_it_is_one_volume() {
     assert_eq!(names(&scan_bytes(empty)), ["/dev/sda"]);
 }
 
+#[test]
+fn an_image_for_discs_and_sticks_is_shown_as_both() {
+    let mut bytes = vec![0; 1 << 20];
+    bytes[0x8001..0x8006].copy_from_slice(b"CD001");
+    bytes[446..462].copy_from_slice(&[0x80, 0, 0, 0, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0]);
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let found = scan_bytes(bytes);
+    assert_eq!(names(&found), ["/dev/sda", "/dev/sda1"]);
+    assert_eq!(found.volumes[0].kind, VolumeKind::WholeDisk);
+}
+
 /// Numbers that look random and are the same each time.
 struct Numbers(u64);
 

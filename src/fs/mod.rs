@@ -3,10 +3,13 @@
 //! A driver implements [`Filesystem`] over a [`BlockDevice`](crate::block::BlockDevice): inode numbers in, attributes and
 //! bytes out, never a path. Drivers know nothing of each other.
 
+pub mod fat;
+mod open;
 pub mod probe;
 mod types;
 pub mod write;
 
+pub use open::{OpenWith, open};
 pub use types::{Attr, DirEntry, FileType, FsInfo, FsOptions, Ino, StatFs, Timestamp, seek};
 pub use write::FilesystemWrite;
 

@@ -24,7 +24,7 @@ pub fn hfs(reader: &Reader<'_>) -> Option<Identity> {
         // The wrapper names what it wraps.
         b"BD" if bytes[124..126] == *b"H+" => Some(Identity::filesystem("hfsplus")),
         // Blocks need not be powers of two here.
-        b"BD" if be32(&bytes, 20) >= 512 && be32(&bytes, 20) % 512 == 0 => {
+        b"BD" if be32(&bytes, 20) >= 512 && be32(&bytes, 20).is_multiple_of(512) => {
             let len = usize::from(bytes[36]).min(27);
             let identity = Identity::filesystem("hfs").serial(unique(&bytes[116..124]));
             Some(identity.label(&bytes[37..37 + len]))
