@@ -1,11 +1,19 @@
 //! Floor 1: disk images as random-access bytes.
 
+pub mod lock;
 mod memory;
+pub mod nbd;
+mod open;
+mod probe;
+pub mod qcow2;
 mod raw;
+pub mod references;
 mod runs;
 mod slice;
 
 pub use memory::MemoryDevice;
+pub use open::{OpenImage, OpenOptions, Via, open, open_with_overlay};
+pub use probe::{ImageFormat, PROBE_LENGTH, TRAILER_LENGTH};
 pub use raw::RawDevice;
 pub use runs::RunCache;
 pub use slice::SliceDevice;

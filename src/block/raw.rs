@@ -16,6 +16,7 @@ pub struct RawDevice {
     path: PathBuf,
     size: u64,
     read_only: bool,
+    discard: bool,
 }
 
 impl RawDevice {
@@ -39,7 +40,13 @@ impl RawDevice {
     pub fn from_file(file: File, path: &Path, read_only: bool) -> Result<Self> {
         // The end of a block device is found by seeking; its metadata says 0.
         let size = lseek(&file, 0, Whence::SeekEnd).doing(|| format!("cannot tell the size of {}", path.display()))?;
-        Ok(Self { file, path: path.to_owned(), size: size.cast_unsigned(), read_only })
+        Ok(Self { file, path: path.to_owned(), size: size.cast_unsigned(), read_only, discard: true })
+    }
+
+    /// Says whether discards give space back to the host, which they do at first, or do nothing.
+    #[must_use]
+    pub fn with_discard(self, discard: bool) -> Self {
+        Self { discard, ..self }
     }
 
     /// Returns the open file.
@@ -116,7 +123,7 @@ impl BlockDevice for RawDevice {
             return Err(Error::Errno(libc::EROFS));
         }
         check_range(self.size, offset, len)?;
-        if len > 0 {
+        if len > 0 && self.discard {
             let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             match self.fallocate(mode, offset, len) {
                 Ok(()) | Err(nix::Error::EOPNOTSUPP | nix::Error::ENODEV) => {}
