@@ -1,6 +1,7 @@
 //! Floor 1: disk images as random-access bytes.
 
 mod memory;
+pub mod nbd;
 mod raw;
 mod runs;
 mod slice;
