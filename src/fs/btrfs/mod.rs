@@ -87,8 +87,10 @@ pub struct Member {
 /// # Errors
 /// Those of reading, and [`Error::Corrupt`] when it is a Btrfs but no superblock is whole.
 pub fn probe(device: &dyn BlockDevice) -> Result<Option<FsInfo>> {
-    // A later copy alone may be left from a filesystem that was there before.
-    let found = superblock::find(device)?.filter(|found| found.first_has_magic);
+    if !superblock::is_there(device)? {
+        return Ok(None);
+    }
+    let found = superblock::find(device)?;
     Ok(found.map(|found| info_of(&found.superblock, found.warning.into_iter().collect())))
 }
 
@@ -97,7 +99,10 @@ pub fn probe(device: &dyn BlockDevice) -> Result<Option<FsInfo>> {
 /// # Errors
 /// As [`probe`].
 pub fn member_of(device: &dyn BlockDevice) -> Result<Option<Member>> {
-    let found = superblock::find(device)?.filter(|found| found.first_has_magic);
+    if !superblock::is_there(device)? {
+        return Ok(None);
+    }
+    let found = superblock::find(device)?;
     Ok(found.map(|found| found.superblock).map(|superblock| Member {
         fsid: superblock.uuid(),
         devid: superblock.devid,

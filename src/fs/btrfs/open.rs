@@ -16,6 +16,9 @@ use crate::cache::CachePool;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
+/// How many devices a filesystem may have; a chunk's item has room for fewer.
+const DEVICES_MAX: usize = 4096;
+
 /// A filesystem whose trees are found.
 pub struct Opened {
     /// The newest superblock of all devices.
@@ -151,7 +154,12 @@ fn read_chunks(tree: &Tree<'_>) -> Result<(ChunkMap, Vec<DeviceItem>)> {
     while let Some((key, item)) = items.next()? {
         match key.kind {
             kinds::CHUNK_ITEM => chunks.push(Chunk::parse(key, &item)?),
-            kinds::DEV_ITEM => devices.push(DeviceItem::parse(&item)?),
+            kinds::DEV_ITEM => {
+                if devices.len() == DEVICES_MAX {
+                    return Err(Error::unsupported(format!("a Btrfs of more than {DEVICES_MAX} devices")));
+                }
+                devices.push(DeviceItem::parse(&item)?);
+            }
             _ => {}
         }
     }

@@ -179,8 +179,21 @@ pub struct Found {
     pub superblock: Superblock,
     /// What is wrong with the first copy, where it is not the one that was taken.
     pub warning: Option<String>,
-    /// Whether the first copy has the magic of Btrfs.
-    pub first_has_magic: bool,
+}
+
+/// Says whether a device has a superblock in the first place: a later copy alone may be left from a filesystem that was
+/// there before.
+///
+/// # Errors
+/// Those of reading.
+pub fn is_there(device: &dyn BlockDevice) -> Result<bool> {
+    let mut magic = [0; 8];
+    let at = COPIES[0] + MAGIC_AT as u64;
+    if device.size() < COPIES[0] + SIZE as u64 {
+        return Ok(false);
+    }
+    device.read_at(&mut magic, at)?;
+    Ok(&magic == MAGIC)
 }
 
 /// Finds the newest superblock of a device that is whole; `None` where no copy has the magic.
@@ -190,14 +203,12 @@ pub struct Found {
 pub fn find(device: &dyn BlockDevice) -> Result<Option<Found>> {
     let mut best: Option<(usize, Superblock)> = None;
     let mut failed = None;
-    let mut first_has_magic = false;
     for (number, &offset) in COPIES.iter().enumerate() {
         if device.size() < offset + SIZE as u64 {
             break;
         }
         let mut bytes = [0; SIZE];
         let read = device.read_at(&mut bytes, offset).and_then(|()| Superblock::parse(&bytes, offset));
-        first_has_magic |= number == 0 && &bytes[MAGIC_AT..MAGIC_AT + 8] == MAGIC;
         match read {
             Ok(None) => {}
             Err(error) => failed = failed.or(Some(error)),
@@ -214,7 +225,7 @@ pub fn find(device: &dyn BlockDevice) -> Result<Option<Found>> {
                 Some(error) => format!("copy {number} of the superblock was used: {error}"),
                 None => format!("copy {number} of the superblock was used: it is the newest"),
             });
-            Ok(Some(Found { superblock, warning, first_has_magic }))
+            Ok(Some(Found { superblock, warning }))
         }
         (None, Some(error)) => Err(error),
         (None, None) => Ok(None),
