@@ -3,13 +3,14 @@
 //! A driver implements [`Filesystem`] over a [`BlockDevice`](crate::block::BlockDevice): inode numbers in, attributes and
 //! bytes out, never a path. Drivers know nothing of each other.
 
+pub mod btrfs;
 pub mod fat;
 mod open;
 pub mod probe;
 mod types;
 pub mod write;
 
-pub use open::{OpenWith, open};
+pub use open::{OpenWith, has_driver, has_writer, open, open_for_writing};
 pub use types::{Attr, DirEntry, FileType, FsInfo, FsOptions, Ino, StatFs, Timestamp, seek};
 pub use write::FilesystemWrite;
 

@@ -1,7 +1,7 @@
 //! Opens whatever filesystem lies on a device.
 
 use super::probe::{self, Usage};
-use super::{Filesystem, FsOptions};
+use super::{Filesystem, FsOptions, btrfs, fat};
 use crate::block::SharedDevice;
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -11,21 +11,36 @@ use std::sync::Arc;
 pub struct OpenWith<'a> {
     /// Devices among which the other members of a filesystem of several devices are looked for.
     pub members: &'a [SharedDevice],
+    /// The subvolume to show, where the filesystem has such.
+    pub subvolume: Option<&'a btrfs::Subvolume>,
 }
 
-/// Identifies what lies on `device` and opens it with its driver.
+/// Says whether a driver reads filesystems of a kind.
+pub fn has_driver(kind: &str) -> bool {
+    matches!(kind, "btrfs" | "vfat")
+}
+
+/// Says whether a driver writes filesystems of a kind.
+pub fn has_writer(_kind: &str) -> bool {
+    false
+}
+
+/// Identifies what lies on `device` and opens it with its driver, for reading.
 ///
 /// # Errors
 /// [`Error::NotAnImage`] when nothing known lies there, [`Error::Unsupported`] when no driver reads what does, and those
 /// of the driver.
 pub fn open(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> Result<Arc<dyn Filesystem>> {
-    let _ = with;
     let Some(identity) = probe::identify(&*device)? else {
         return Err(Error::NotAnImage("no filesystem is known that looks like this".into()));
     };
     let kind = identity.kind;
+    if with.subvolume.is_some() && kind != "btrfs" {
+        return Err(Error::Usage(format!("{kind} has no subvolumes").into()));
+    }
     match (kind, identity.usage) {
-        ("vfat", _) => Ok(Arc::new(super::fat::Fat::open(device, options)?)),
+        ("btrfs", _) => Ok(Arc::new(btrfs::Btrfs::open(device, with.members, with.subvolume, options)?)),
+        ("vfat", _) => Ok(Arc::new(fat::Fat::open(device, options)?)),
         (_, Usage::Filesystem) => Err(Error::unsupported(format!("no driver reads {kind}"))),
         (_, Usage::Swap) => Err(Error::unsupported(format!("{kind} is swap space and holds no files"))),
         (_, Usage::Crypto) => Err(Error::unsupported(format!("{kind} is encrypted"))),
@@ -33,4 +48,17 @@ pub fn open(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> R
             Err(Error::unsupported(format!("{kind} is part of something larger and holds no files by itself")))
         }
     }
+}
+
+/// Identifies what lies on `device` and opens it with its driver, for writing.
+///
+/// # Errors
+/// As [`open`]; [`Error::Unsupported`] when its driver only reads.
+pub fn open_for_writing(
+    device: SharedDevice,
+    _with: &OpenWith<'_>,
+    _options: &FsOptions,
+) -> Result<Arc<dyn Filesystem>> {
+    let kind = probe::identify(&*device)?.map_or("this", |identity| identity.kind);
+    Err(Error::unsupported(format!("no driver writes {kind}")))
 }

@@ -380,9 +380,7 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, tree: &Tree, ready: &Ready) -
     }
     header.set_cksum();
     if !pax.is_empty() {
-        archive
-            .append_pax_extensions(pax.iter().map(|(key, value)| (key.as_str(), value.as_slice())))
-            .doing(place)?;
+        archive.append_pax_extensions(pax.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).doing(place)?;
     }
     if let (None, Some(contents)) = (&map, &ready.contents) {
         return archive.append(&header, contents.as_slice()).doing(place);

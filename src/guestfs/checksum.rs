@@ -282,10 +282,7 @@ mod tests {
         assert_eq!(sum("crc", b""), "4294967295");
         assert_eq!(sum("md5", b"hello\n"), "b1946ac92492d2347c6235b4d2611184");
         assert_eq!(sum("sha1", b"hello\n"), "f572d396fae9206628714fb2ce00f72e94f2258f");
-        assert_eq!(
-            sum("sha256", b"hello\n"),
-            "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
-        );
+        assert_eq!(sum("sha256", b"hello\n"), "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");
         "sha3".parse::<Algorithm>().expect_err("not known");
     }
 

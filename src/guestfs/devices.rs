@@ -2,6 +2,7 @@
 
 use super::{Guestfs, Held, Launched};
 use crate::error::{Error, ErrorContext, Result};
+use crate::fs::btrfs::Subvolume;
 use crate::fs::probe::{Identity, Usage};
 use crate::fs::{self, Filesystem};
 use crate::volume::{Partition, VolumeKind};
@@ -88,11 +89,11 @@ impl Launched {
     pub(super) fn filesystem(
         &self,
         held: &Held,
-        subvolume: Option<&[u8]>,
+        subvolume: Option<&Subvolume>,
         options: &crate::fs::FsOptions,
         writable: bool,
     ) -> Result<Arc<dyn Filesystem>> {
-        let key = (held.volume.name.clone(), subvolume.map(<[u8]>::to_vec));
+        let key = (held.volume.name.clone(), subvolume.cloned());
         if let Some(open) = self.open.lock().get(&key) {
             return Ok(Arc::clone(open));
         }

@@ -115,8 +115,7 @@ impl Guestfs {
         let mut contents = Vec::new();
         let mut buffer = vec![0; 1 << 16];
         loop {
-            let count =
-                tree.read(found.node, contents.len() as u64, &mut buffer).at(|| path.display().to_string())?;
+            let count = tree.read(found.node, contents.len() as u64, &mut buffer).at(|| path.display().to_string())?;
             contents.extend_from_slice(&buffer[..count]);
             let enough = contents.iter().filter(|&&byte| byte == b'\n').count() >= lines;
             if count == 0 || enough || contents.len() as u64 > LARGEST_IN_MEMORY {
@@ -208,9 +207,8 @@ impl Guestfs {
         let mut done = 0;
         while done < size {
             let wanted = (size - done).min(buffer.len() as u64) as usize;
-            let count = tree
-                .read(found.node, offset + done, &mut buffer[..wanted])
-                .at(|| path.display().to_string())?;
+            let count =
+                tree.read(found.node, offset + done, &mut buffer[..wanted]).at(|| path.display().to_string())?;
             if count == 0 {
                 break;
             }

@@ -2,6 +2,7 @@
 
 use super::Guestfs;
 use crate::error::{Error, Result};
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 /// What the tree of an image looks like.
@@ -64,6 +65,8 @@ impl Guestfs {
         let launched = self.launched()?;
         let mut readable = Vec::new();
         let mut failed = Vec::new();
+        // A filesystem of several devices is found on each of them, and mounted once.
+        let mut members = BTreeSet::new();
         for held in &launched.volumes {
             let Some(identity) = &held.identity else {
                 log::debug!("{}: nothing is recognised on it", held.volume.name);
@@ -71,6 +74,10 @@ impl Guestfs {
             };
             if !held.is_readable() {
                 log::warn!("{}: skipped: no driver reads {}", held.volume.name, identity.kind);
+                continue;
+            }
+            if identity.kind == "btrfs" && !members.insert(identity.uuid.clone()) {
+                log::debug!("{}: another member of a filesystem that is mounted", held.volume.name);
                 continue;
             }
             let writable = writable && launched.disks[held.disk].writable && crate::fs::has_writer(identity.kind);

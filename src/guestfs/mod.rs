@@ -35,6 +35,7 @@ pub use layout::{Layout, MountSpec};
 use crate::block::{self, ImageFormat, SharedDevice};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, Result};
+use crate::fs::btrfs::Subvolume;
 use crate::fs::probe::Identity;
 use crate::fs::{Filesystem, FsOptions};
 use crate::tree::Tree;
@@ -68,7 +69,7 @@ struct Held {
 }
 
 /// Filesystems by device and subvolume.
-type OpenFilesystems = BTreeMap<(String, Option<Vec<u8>>), Arc<dyn Filesystem>>;
+type OpenFilesystems = BTreeMap<(String, Option<Subvolume>), Arc<dyn Filesystem>>;
 
 struct Launched {
     disks: Vec<Disk>,

@@ -3,6 +3,7 @@
 use super::Guestfs;
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::Filesystem;
+use crate::fs::btrfs::Subvolume;
 use crate::tree::{Mount, Tree};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -54,7 +55,11 @@ impl Guestfs {
         let mut writable = None;
         for option in options.split(',').filter(|option| !option.is_empty()) {
             match option.split_once('=') {
-                Some(("subvol" | "subvolid", value)) => subvolume = Some(value.as_bytes().to_vec()),
+                Some(("subvol", path)) => subvolume = Some(Subvolume::Path(path.as_bytes().to_vec())),
+                Some(("subvolid", number)) => {
+                    let number = number.parse().map_err(|_| Error::Usage(format!("{option}: no number").into()))?;
+                    subvolume = Some(Subvolume::Id(number));
+                }
                 None if option == "ro" => writable = Some(false),
                 None if option == "rw" => writable = Some(true),
                 None if matches!(
@@ -75,7 +80,7 @@ impl Guestfs {
         match (writable, subvolume) {
             (None | Some(true), None) => self.mount(device, mountpoint),
             (writable, subvolume) => {
-                self.mount_subvolume(device, mountpoint, subvolume.as_deref(), writable.unwrap_or(false))
+                self.mount_subvolume(device, mountpoint, subvolume.as_ref(), writable.unwrap_or(false))
             }
         }
     }
@@ -84,7 +89,7 @@ impl Guestfs {
         &mut self,
         device: &str,
         mountpoint: impl AsRef<OsStr>,
-        subvolume: Option<&[u8]>,
+        subvolume: Option<&Subvolume>,
         writable: bool,
     ) -> Result<()> {
         let options = self.fs_options();

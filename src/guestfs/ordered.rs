@@ -26,14 +26,8 @@ pub(super) fn in_order<T: Send, R: Send>(
     work: impl Fn(T) -> R + Sync,
     mut take: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let state = Mutex::new(State {
-        items,
-        given: 0,
-        taken: 0,
-        results: BTreeMap::new(),
-        exhausted: false,
-        stopped: false,
-    });
+    let state =
+        Mutex::new(State { items, given: 0, taken: 0, results: BTreeMap::new(), exhausted: false, stopped: false });
     let changed = Condvar::new();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
