@@ -18,19 +18,25 @@
 
 mod archive;
 pub mod checksum;
+mod copy_out;
 mod devices;
 mod drive;
 mod files;
+pub mod glob;
 mod layout;
 mod mounts;
-mod ordered;
-mod replace;
+pub(crate) mod ordered;
+mod progress;
+pub(crate) mod replace;
+mod search;
 
 pub use archive::{Compression, TarOptions};
+pub use copy_out::{CopyFailed, CopyOptions};
 pub use devices::{DeviceInfo, FilesystemInfo};
 pub use drive::DriveOptions;
 pub use files::Entry;
 pub use layout::{Layout, MountSpec};
+pub use progress::{Progress, ProgressCallback};
 
 use crate::block::{self, ImageFormat, SharedDevice};
 use crate::cache::CachePool;
@@ -86,7 +92,8 @@ pub struct Guestfs {
     launched: Option<Launched>,
     mounts: Vec<mounts::Mounted>,
     tree: Option<Arc<Tree>>,
-    verbose: bool,
+    progress: Option<ProgressCallback>,
+    trace: bool,
 }
 
 impl Guestfs {
@@ -106,13 +113,20 @@ impl Guestfs {
             launched: None,
             mounts: Vec::new(),
             tree: None,
-            verbose: false,
+            progress: None,
+            trace: false,
         }
     }
 
-    /// Logs more (`-v` of the command).
-    pub fn set_verbose(&mut self, verbose: bool) {
-        self.verbose = verbose;
+    /// Lets the log of this process hold what is done (`info`), or only what a person should know (`warn`). The log goes
+    /// where the program's logger puts it; handles share it.
+    pub fn set_verbose(&self, verbose: bool) {
+        log::set_max_level(if verbose { log::LevelFilter::Info } else { log::LevelFilter::Warn });
+    }
+
+    /// Logs each path that a call is asked for (`info`, with `trace` before it).
+    pub fn set_trace(&mut self, trace: bool) {
+        self.trace = trace;
     }
 
     /// Adds a disk image or an NBD URI, to be written to.
