@@ -471,8 +471,15 @@ impl Guestfs {
     /// As [`tar_out`](Self::tar_out); [`Error::Usage`] for another compression.
     pub fn tar_out_opts(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>, compress: Option<&str>) -> Result<()> {
         let compression = compress.map(str::parse).transpose()?.unwrap_or_default();
-        let options = TarOptions { compression, ..TarOptions::default() };
-        replace::write_file(to.as_ref(), |out| self.tar_out_with(path, out, &options))
+        self.tar_out_to(path, to, &TarOptions { compression, ..TarOptions::default() })
+    }
+
+    /// Writes a folder as a tar archive to a file of the host, with every option there is.
+    ///
+    /// # Errors
+    /// As [`tar_out`](Self::tar_out).
+    pub fn tar_out_to(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>, options: &TarOptions) -> Result<()> {
+        replace::write_file(to.as_ref(), |out| self.tar_out_with(path, out, options))
     }
 
     /// Writes a folder as a tar archive compressed by gzip.

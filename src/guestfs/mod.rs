@@ -17,8 +17,11 @@
 //! ```
 
 mod archive;
+pub mod check;
 pub mod checksum;
+pub mod convert;
 mod copy_out;
+mod create;
 mod devices;
 mod drive;
 mod files;
@@ -26,17 +29,21 @@ pub mod glob;
 mod layout;
 mod mounts;
 pub(crate) mod ordered;
+mod partitions;
 mod progress;
 pub(crate) mod replace;
 mod search;
 
 pub use archive::{Compression, TarOptions};
 pub use copy_out::{CopyFailed, CopyOptions};
+pub use create::{CreateOptions, create};
 pub use devices::{DeviceInfo, FilesystemInfo};
 pub use drive::DriveOptions;
 pub use files::Entry;
 pub use layout::{Layout, MountSpec};
+pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
+pub(crate) use search::lines;
 
 use crate::block::{self, ImageFormat, SharedDevice};
 use crate::cache::CachePool;

@@ -40,7 +40,7 @@ impl Meter {
         Self::new(None, 0)
     }
 
-    /// Counts bytes that are done.
+    /// Counts bytes that are done; none asks whether to go on.
     ///
     /// # Errors
     /// `EINTR` when the callback says that the call shall end.
@@ -48,7 +48,7 @@ impl Meter {
         let Some(callback) = &self.callback else { return Ok(()) };
         let before = self.done.fetch_add(bytes, Ordering::Relaxed);
         let done = before.saturating_add(bytes);
-        if before / STEP == done / STEP && done != self.total {
+        if bytes > 0 && before / STEP == done / STEP && done != self.total {
             return Ok(());
         }
         match callback(Progress { done, total: self.total }) {
