@@ -42,6 +42,10 @@ const PREFETCH_PART: u32 = 4 << 20;
 /// The most prefetch requests of one call.
 const PREFETCH_PARTS: u64 = 8;
 
+/// The most of a range that is asked for at once in 32-bit lengths, in bytes. More makes some servers stumble: nbdkit
+/// 1.32 ends at an assertion when an extent passes 4 GiB.
+const MAP_PART: u64 = 1 << 30;
+
 /// The least that is asked for when a range is mapped, in bytes: its neighbours come next.
 const MAP_AHEAD: u64 = 64 << 20;
 
@@ -53,6 +57,9 @@ const WIDENED: u64 = 128 << 10;
 
 /// The longest that a lost server is waited for between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a server that says it shuts down is left alone.
+const SHUTDOWN_PAUSE: Duration = Duration::from_millis(50);
 
 /// How patient a client is, and how many connections it makes.
 #[derive(Clone, Debug)]
@@ -399,12 +406,18 @@ impl Client {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            if !matches!(failure, Failure::Refused(_)) {
+            // A server that shuts down is as good as lost; another may take its place.
+            let shutdown = matches!(&failure, Failure::Refused(refusal) if refusal.errno == libc::ESHUTDOWN);
+            if shutdown || !matches!(failure, Failure::Refused(_)) {
                 self.leave(&connection);
             }
             again -= 1;
-            if again == 0 || !matches!(failure, Failure::Lost(..)) {
+            if again == 0 || !(shutdown || matches!(failure, Failure::Lost(..))) {
                 return Err(failure.into_error(format!("{}: cannot {}", self.place, doing())));
+            }
+            if shutdown {
+                connection.disconnect();
+                thread::sleep(SHUTDOWN_PAUSE);
             }
             log::info!("{}: a connection is lost", self.place);
         }
@@ -717,12 +730,7 @@ impl BlockDevice for NbdDevice {
         }
         let ahead = len.max(MAP_AHEAD).min(client.export.size - offset);
         let (start, stop) = client.widen(offset, ahead);
-        let longest = if client.export.style == Style::Extended {
-            u64::MAX
-        } else {
-            // The longest that 32 bits tell in whole blocks.
-            (1 << 32) - u64::from(client.export.min_block)
-        };
+        let longest = if client.export.style == Style::Extended { u64::MAX } else { MAP_PART };
         let asked = (stop - start).min(longest);
         let states = client.run(
             || format!("{} {len} bytes at {offset}", Command::BlockStatus.doing()),
