@@ -407,7 +407,7 @@ fn garbage_is_never_more_than_an_error() {
                 let len = [0, 6, 8, 12, 20, 4104, LEN as u64 + 8, random.next() >> 20][(random.next() % 8) as usize];
                 let kind = [0, 1, 2, 5, 6, 0x8001, 0x8002, 3][(random.next() % 8) as usize];
                 let mut payload: Vec<u8> = (0..len.min(100_000)).map(|_| random.next() as u8).collect();
-                if payload.len() >= 8 && random.next() % 4 > 0 {
+                if payload.len() >= 8 && !random.next().is_multiple_of(4) {
                     payload[..8].copy_from_slice(&(request.offset + random.next() % 64).to_be_bytes());
                 }
                 peer.chunk((random.next() & 1) as u16, kind, request.cookie, len, &payload)?;
