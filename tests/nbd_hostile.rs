@@ -564,3 +564,32 @@ fn errors_in_chunks_carry_the_servers_words() {
     let error = failure(Style::Extended, refuse, read);
     assert!(error.errno() == libc::EIO && error.to_string().contains("\"bad\""), "{error}");
 }
+
+#[test]
+fn a_read_whose_connection_went_silent_goes_over_another_but_a_write_does_not() {
+    let fake = Fake::new(Style::Simple, |peer| {
+        peer.handshake(SIZE, HAS_FLAGS | FLUSH, None)?;
+        loop {
+            let request = peer.request()?;
+            if request.command == 1 {
+                peer.read(request.len as usize)?;
+            }
+            if peer.number == 0 || request.command == 1 {
+                continue;
+            }
+            peer.simple(0, request.cookie)?;
+            if request.command == 0 {
+                peer.send(&vec![9; request.len as usize])?;
+            }
+        }
+    });
+    let device = NbdDevice::open(&fake.uri(), true, &impatient()).expect("opens");
+    let mut buf = [0; 512];
+    device.read_at(&mut buf, 0).expect("the second connection answers");
+    assert_eq!(buf, [9; 512]);
+    let before = fake.connections.load(Ordering::Acquire);
+    let error = device.write_at(&buf, 0).expect_err("no answer");
+    assert!(error.to_string().contains("in time"), "{error}");
+    assert_eq!(fake.connections.load(Ordering::Acquire), before, "it was not sent again");
+    device.flush().expect_err("the write may be lost");
+}
