@@ -320,7 +320,8 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
     };
     let text = write("text.img", "this is no disk image\n".repeat(100).as_bytes());
     let empty = write("empty.img", b"");
-    let truncated = write("truncated.img", &fs::read(&good).expect("reads")[..1500]);
+    let short = write("short.img", &fs::read(&good).expect("reads")[..1500]);
+    let truncated = write("truncated.img", &fs::read(&good).expect("reads")[..1 << 20]);
     let mut broken = fs::read(&good).expect("reads");
     broken[1024 + 0x18..1024 + 0x1c].fill(0xff);
     let broken = write("broken.img", &broken);
@@ -364,6 +365,7 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
     let cases: Vec<(&OsStr, &Path, i32, &str)> = vec![
         (text.as_ref(), &folder, 3, "no filesystem"),
         (empty.as_ref(), &folder, 3, "empty"),
+        (short.as_ref(), &folder, 3, "no filesystem"),
         (truncated.as_ref(), &folder, 4, "truncated"),
         (broken.as_ref(), &folder, 4, "superblock"),
         (tree.as_ref(), &folder, 3, "folder"),
