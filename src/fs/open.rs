@@ -13,6 +13,8 @@ pub struct OpenWith<'a> {
     pub members: &'a [SharedDevice],
     /// The subvolume to show, where the filesystem has such.
     pub subvolume: Option<&'a btrfs::Subvolume>,
+    /// Tells the device of space that is freed, where the filesystem is opened for writing.
+    pub discard: bool,
 }
 
 /// Says whether a driver reads filesystems of a kind.
