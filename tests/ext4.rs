@@ -57,7 +57,13 @@ fn ext4_with_small_blocks_and_deep_extent_trees_reads_as_the_kernel_reads_it() {
 
 #[test]
 fn ext4_with_blocks_of_2_kib_and_no_checksums_reads_as_the_kernel_reads_it() {
-    compare_filled_by_kernel(128, &["-t", "ext4", "-b", "2048", "-O", "^metadata_csum,uninit_bg,^64bit", "-N", "9000"], 3000, 2000, 2048);
+    compare_filled_by_kernel(
+        128,
+        &["-t", "ext4", "-b", "2048", "-O", "^metadata_csum,uninit_bg,^64bit", "-N", "9000"],
+        3000,
+        2000,
+        2048,
+    );
 }
 
 #[test]
@@ -91,7 +97,13 @@ fn bigalloc_reads_as_the_kernel_reads_it() {
 
 #[test]
 fn meta_bg_with_1_kib_blocks_reads_as_the_kernel_reads_it() {
-    compare_filled_by_kernel(256, &["-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode", "-N", "9000"], 3000, 500, 1024);
+    compare_filled_by_kernel(
+        256,
+        &["-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode", "-N", "9000"],
+        3000,
+        500,
+        1024,
+    );
 }
 
 #[test]

@@ -212,7 +212,9 @@ impl Comparison<'_> {
             let show = |map: &BTreeMap<Vec<u8>, Vec<u8>>| {
                 let pairs: Vec<String> = map
                     .iter()
-                    .map(|(name, value)| format!("{}={:02x?}", String::from_utf8_lossy(name), &value[..value.len().min(64)]))
+                    .map(|(name, value)| {
+                        format!("{}={:02x?}", String::from_utf8_lossy(name), &value[..value.len().min(64)])
+                    })
                     .collect();
                 pairs.join(" ")
             };

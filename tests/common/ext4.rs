@@ -193,7 +193,8 @@ pub fn populate(folder: &Path, entries: usize, pieces: u64, block_size: u64) {
         fs::remove_file(many.join(format!("a rather long name of entry {number:06}"))).expect("removes");
     }
 
-    for (name, kind, numbers) in [("tty", "c", ["5", "1"]), ("disk", "b", ["259", "70000"]), ("old", "b", ["8", "255"])] {
+    for (name, kind, numbers) in [("tty", "c", ["5", "1"]), ("disk", "b", ["259", "70000"]), ("old", "b", ["8", "255"])]
+    {
         let path = at(name);
         run("mknod", &[path.to_str().expect("text"), kind, numbers[0], numbers[1]]);
     }

@@ -27,7 +27,8 @@ pub(crate) enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn matches(&self, name: &[u8]) -> bool {
+    /// Says whether a stored name is the one that is looked for.
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
         match self {
             Self::Bytes(bytes) => *bytes == name,
             Self::Folded(folded) => folded.matches(name),
@@ -253,7 +254,8 @@ impl Volume {
             le32(&dir.block, 0)
         } else {
             let block = self.dir_block(dir, 0)?.ok();
-            let block = block.ok_or_else(|| Error::corrupt(format!("inode {}", dir.ino), "its first block is a hole"))?;
+            let block =
+                block.ok_or_else(|| Error::corrupt(format!("inode {}", dir.ino), "its first block is a hole"))?;
             let layout = self.layout();
             let dot = dir::entry_at(&layout, dir.ino, &block, 0)?;
             let up = dir::entry_at(&layout, dir.ino, &block, dot.len.min(block.len() - dir::HEADER))?;
