@@ -22,6 +22,8 @@ pub struct Options {
     pub times: bool,
     /// Compares modification and change times of directories.
     pub dir_times: bool,
+    /// Compares link counts of directories.
+    pub dir_links: bool,
     /// Compares the time of making.
     pub btime: bool,
     /// Compares the space taken.
@@ -41,6 +43,7 @@ impl Default for Options {
             atime: true,
             times: true,
             dir_times: true,
+            dir_links: true,
             btime: true,
             blocks: true,
             dir_sizes: true,
@@ -154,7 +157,9 @@ impl Comparison<'_> {
         let is_dir = attr.is_dir();
         self.check(path, "mode", format!("{:o}", attr.mode()), format!("{:o}", theirs.mode()));
         self.check(path, "owner", (attr.uid, attr.gid), (theirs.uid(), theirs.gid()));
-        self.check(path, "links", u64::from(attr.nlink), theirs.nlink());
+        if !is_dir || self.options.dir_links {
+            self.check(path, "links", u64::from(attr.nlink), theirs.nlink());
+        }
         let rdev = (nix::sys::stat::major(theirs.rdev()) as u32, nix::sys::stat::minor(theirs.rdev()) as u32);
         self.check(path, "device", attr.rdev, rdev);
         if self.options.inos {

@@ -389,9 +389,25 @@ impl Replay<'_> {
         }
         if state.is_dir() {
             state.extents = Some(BTreeMap::new());
+            state.set_links(2);
             self.dirs.insert(ino, DirChanges { made_in: Some(parent), ..DirChanges::default() });
+            if self.add_name(parent, ino, name)? {
+                self.count_subdirectory(parent, 1)?;
+            }
+        } else {
+            self.add_name(parent, ino, name)?;
         }
-        self.add_name(parent, ino, name)?;
+        Ok(())
+    }
+
+    /// Counts a directory's link from a subdirectory, which its own inode does not tell: directories are not among the
+    /// inodes of fast commits. A count of 1 stands for more than can be counted.
+    fn count_subdirectory(&mut self, parent: u32, change: i32) -> Result<()> {
+        let state = self.state(parent)?;
+        if state.links() >= 2 {
+            let links = i32::from(state.links()) + change;
+            state.set_links(links.clamp(2, i32::from(u16::MAX)) as u16);
+        }
         Ok(())
     }
 
@@ -417,8 +433,12 @@ impl Replay<'_> {
             }
         }
         let state = self.state(ino)?;
-        let links = state.links().saturating_sub(1);
+        let links = if state.is_dir() { 0 } else { state.links().saturating_sub(1) };
+        let is_dir = state.is_dir();
         state.set_links(links);
+        if is_dir {
+            self.count_subdirectory(parent, -1)?;
+        }
         Ok(())
     }
 }
