@@ -5,6 +5,7 @@
 
 mod types;
 pub mod write;
+pub mod xfs;
 
 pub use types::{Attr, DirEntry, FileType, FsInfo, FsOptions, Ino, StatFs, Timestamp, seek};
 pub use write::FilesystemWrite;
