@@ -10,6 +10,7 @@ mod open;
 pub mod probe;
 mod types;
 pub mod write;
+pub mod xfs;
 
 pub use open::{OpenWith, has_driver, has_writer, open, open_for_writing};
 pub use types::{Attr, DirEntry, FileType, FsInfo, FsOptions, Ino, StatFs, Timestamp, seek};
