@@ -367,7 +367,7 @@ impl<'a> Hive<'a> {
     fn data(&self, offset: u32, len: usize) -> Result<Vec<u8>> {
         let cut = || Error::corrupt(format!("registry cell {offset:#x}"), "its data is cut off");
         let mut cell = self.cell(offset, len)?;
-        if len > SEGMENT && cell.starts_with(b"db") && cell.len() >= 8 {
+        if cell.len() < len && cell.len() >= 8 && cell.starts_with(b"db") {
             let count = usize::from(le16(&cell, 2));
             let list = self.cell(le32(&cell, 4), count * 4)?;
             cell = Vec::new();
