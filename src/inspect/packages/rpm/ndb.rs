@@ -43,8 +43,8 @@ pub(super) fn read(guest: &Guest<'_>, path: &str, visit: &mut dyn FnMut(&[u8]) -
         if !slot.starts_with(SLOT_MAGIC) {
             return Err(Error::corrupt("rpm database", format!("the slot at {at} has not its magic number")));
         }
-        // A slot without a package is free.
-        if number == 0 {
+        // A slot without a place is free.
+        if le32(&slot, 8) == 0 {
             continue;
         }
         let start = u64::from(le32(&slot, 8)) * BLOCK;
