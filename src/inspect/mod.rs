@@ -147,3 +147,6 @@ fn unix(guest: &Guest<'_>) -> Details {
         warnings: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;
