@@ -1,19 +1,38 @@
-//! Remote images and foreign formats, by the NBD protocol.
+//! Network block devices: disks that an NBD server exports.
+//!
+//! [`open_uri`] connects to a server that runs already, [`qemu::open`] starts `qemu-nbd` for an image on this host.
+//! The protocol is specified in `doc/proto.md` of the NetworkBlockDevice/nbd repository, the URIs in its `doc/uri.md`.
+//!
+//! What is promised:
+//! - A server is not trusted. Whatever it sends is checked against what was asked; when it breaks the protocol, the
+//!   connection is dropped and the call fails with an error that says how.
+//! - No call waits for ever: connecting, a reply and making a lost connection again each have a time-out ([`Options`]).
+//! - A connection that was lost is made again, and what was not answered is asked again. What a server acknowledged but
+//!   was not yet told to flush may be lost with it, so the next [`flush`](super::BlockDevice::flush) and all after it fail.
 
+mod chunks;
+mod client;
+mod connection;
+mod handshake;
 pub mod qemu;
+mod stream;
+mod tls;
+mod uri;
+mod wire;
+
+pub use client::{NbdDevice, Options};
+pub use uri::is_uri;
 
 use super::SharedDevice;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use std::sync::Arc;
 
-/// Says whether a text is the URI of an export.
-pub fn is_uri(text: &str) -> bool {
-    ["nbd://", "nbds://", "nbd+unix://", "nbds+unix://"].iter().any(|scheme| text.starts_with(scheme))
-}
-
-/// Opens an export.
+/// Opens the export that an NBD URI names.
 ///
 /// # Errors
-/// [`Error::Unsupported`] always.
-pub fn open_uri(uri: &str, _writable: bool) -> Result<SharedDevice> {
-    Err(Error::unsupported(format!("the NBD export {uri}")))
+/// [`Error::Usage`](crate::Error::Usage) for a wrong URI, [`Error::NotFound`](crate::Error::NotFound) when the server
+/// has no such export, [`Error::Io`](crate::Error::Io) when it cannot be reached, or is asked for writing (`EROFS`) and
+/// exports read-only.
+pub fn open_uri(uri: &str, writable: bool) -> Result<SharedDevice> {
+    Ok(Arc::new(NbdDevice::open(uri, writable, &Options::default())?))
 }
