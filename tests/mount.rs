@@ -370,7 +370,7 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
         (broken.as_ref(), &folder, 4, "superblock"),
         (tree.as_ref(), &folder, 3, "folder"),
         (missing.as_ref(), &folder, 7, "does not exist"),
-        (backed.as_ref(), &folder, 1, "--allow-backing"),
+        (backed.as_ref(), &folder, 2, "--allow-backing"),
         (secret.as_ref(), &folder, 5, "encrypt"),
         (OsStr::new(unreachable), &folder, 1, "/nonexistent/socket"),
         (good.as_ref(), &no_folder, 7, "does not exist"),

@@ -148,7 +148,8 @@ fn fill_xattrs(root: &Path) {
         set_xattr(&long, &format!("user.long {size}"), &noise(size, size as u64));
     }
     let more = file("xattr-more");
-    let lines: String = (0..1500).map(|number| format!("user.a rather long name with number {number}=\"{number}\"\n")).collect();
+    let lines: String =
+        (0..1500).map(|number| format!("user.a rather long name with number {number}=\"{number}\"\n")).collect();
     let dump = root.join("xattr-dump");
     fs::write(&dump, format!("# file: {}\n{lines}", text(&more))).expect("writes");
     run("setfattr", &["-h", &format!("--restore={}", text(&dump))]);

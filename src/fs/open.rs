@@ -1,7 +1,7 @@
 //! Opens whatever filesystem lies on a device.
 
 use super::probe::{self, Usage};
-use super::{Filesystem, FsOptions, btrfs, ext4, fat};
+use super::{Filesystem, FsOptions, btrfs, ext4, fat, xfs};
 use crate::block::SharedDevice;
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct OpenWith<'a> {
 
 /// Says whether a driver reads filesystems of a kind.
 pub fn has_driver(kind: &str) -> bool {
-    matches!(kind, "ext2" | "ext3" | "ext4" | "btrfs" | "vfat")
+    matches!(kind, "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" | "vfat")
 }
 
 /// Says whether a driver writes filesystems of a kind.
@@ -42,6 +42,7 @@ pub fn open(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> R
     }
     match (kind, identity.usage) {
         ("ext2" | "ext3" | "ext4", _) => Ok(Arc::new(ext4::Ext4::open(device, options)?)),
+        ("xfs", _) => Ok(Arc::new(xfs::Xfs::open(device, options)?)),
         ("btrfs", _) => Ok(Arc::new(btrfs::Btrfs::open(device, with.members, with.subvolume, options)?)),
         ("vfat", _) => Ok(Arc::new(fat::Fat::open(device, options)?)),
         (_, Usage::Filesystem) => Err(Error::unsupported(format!("no driver reads {kind}"))),

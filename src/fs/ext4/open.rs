@@ -98,10 +98,16 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Volume,
     if let Some(damage) = damage {
         warnings.push(format!("{damage}; its copy in block {base} is used"));
     }
+    // As the kernel, which refuses it too: what lies past the end cannot be told from damage.
     if device.size() < superblock.blocks_count.saturating_mul(u64::from(superblock.block_size)) {
-        warnings.push(format!(
-            "the filesystem has {} blocks of {} bytes, more than its device holds",
-            superblock.blocks_count, superblock.block_size
+        return Err(Error::corrupt(
+            "ext4 superblock",
+            format!(
+                "the filesystem has {} blocks of {} bytes, more than its device of {} bytes holds: the image is truncated",
+                superblock.blocks_count,
+                superblock.block_size,
+                device.size()
+            ),
         ));
     }
     let meta = Meta::new(device, superblock.block_size, Overlay::new(), &options.cache);

@@ -146,10 +146,8 @@ impl Inode {
         };
         let context = Context { superblock, ino };
         let data = match bytes[5] {
-            0 if !matches!(
-                file_type,
-                FileType::Regular | FileType::Directory | FileType::Symlink
-            ) && data_area.len() >= 4 =>
+            0 if !matches!(file_type, FileType::Regular | FileType::Directory | FileType::Symlink)
+                && data_area.len() >= 4 =>
             {
                 Fork::Device(be32(data_area, 0))
             }

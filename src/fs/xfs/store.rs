@@ -90,13 +90,7 @@ impl Store {
 
     /// Makes a store of runs and what lies over them.
     pub fn new(runs: RunCache, overlay: Overlay, superblock: &Superblock, options: &FsOptions) -> Self {
-        Self {
-            runs,
-            overlay,
-            blocks: Cache::new(&options.cache),
-            v5: superblock.v5,
-            uuid: superblock.meta_uuid,
-        }
+        Self { runs, overlay, blocks: Cache::new(&options.cache), v5: superblock.v5, uuid: superblock.meta_uuid }
     }
 
     /// Returns the device below.
