@@ -334,9 +334,9 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
     }
     let broken = write("broken.img", &broken);
     let elsewhere = workspace.folder("elsewhere");
-    let base = elsewhere.join("base.img");
+    let base = workspace.path("base.img");
     fs::copy(&good, &base).expect("a copy");
-    let backed = workspace.path("backed.qcow2");
+    let backed = elsewhere.join("backed.qcow2");
     run(
         "qemu-img",
         &[
