@@ -6,11 +6,16 @@
 //! | --- | --- | --- |
 //! | 6 | [`guestfs`] | the handle: drives, mounts, calls by path |
 //! | 5 | [`fuse`] | the FUSE mount |
+//! | 5 | [`inspect`] | what operating system a tree holds |
 //! | 4 | [`tree`] | many filesystems as one tree, paths inside the guest |
 //! | 3 | [`fs`] | the filesystem traits, the probe, one driver for each format |
 //! | 2 | [`volume`] | partition tables: devices made of devices |
 //! | 1 | [`block`] | disk images: raw, qcow2, NBD |
 //! | 0 | [`error`], [`cache`], [`bytes`] | errors, the bounded cache, fields of on-disk structures |
+
+// The tests' filesystem in memory serves the test programs too, which know the crate by this name.
+#[cfg(test)]
+extern crate self as guestctl;
 
 pub mod block;
 pub mod bytes;
@@ -21,6 +26,7 @@ pub mod error;
 pub mod fs;
 pub mod fuse;
 pub mod guestfs;
+pub mod inspect;
 pub mod sys;
 pub mod tree;
 pub mod volume;

@@ -306,3 +306,24 @@ fn space_is_counted_about_as_the_kernel_counts_it() {
         assert!(found.blocks_available.abs_diff(real[2]) <= real[0] / 20, "{found:?} {real:?}");
     }
 }
+
+#[test]
+fn a_file_of_very_many_extents_is_read() {
+    if !can_mount() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("image");
+    make(&image, 256, &[]);
+    let mounted = Mounted::new(&image, "noatime");
+    let file = File::create(mounted.path().join("file")).expect("is made");
+    for number in 0..6000_u64 {
+        let bytes = [number as u8; 4096];
+        file.write_all_at(&bytes, number * 8192).expect("writes");
+        if number % 10 == 0 {
+            file.write_all_at(&bytes, number * 8192 + 4096).expect("writes");
+        }
+    }
+    drop((file, mounted));
+    compare(&open(&image, None), Mounted::new(&image, "ro").path(), Lenient::default());
+}

@@ -193,7 +193,7 @@ fn raid1c3_is_read_around_two_faults() {
 
 #[test]
 fn raid1c4_is_read_around_faults() {
-    check("raid1c4", 4, 2);
+    check("raid1c4", 4, 3);
 }
 
 #[test]

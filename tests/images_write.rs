@@ -352,6 +352,10 @@ struct Recorder {
     log: Mutex<Vec<Op>>,
     limit: AtomicU64,
     fails_to_sync: AtomicBool,
+    /// Reads of these many bytes stop here until the lock is free.
+    slow_reads: (usize, Mutex<()>),
+    /// How many such reads began.
+    began: AtomicU64,
 }
 
 impl Recorder {
@@ -361,6 +365,8 @@ impl Recorder {
             log: Mutex::default(),
             limit: AtomicU64::new(u64::MAX),
             fails_to_sync: AtomicBool::new(false),
+            slow_reads: (1234, Mutex::default()),
+            began: AtomicU64::new(0),
         })
     }
 
@@ -404,6 +410,10 @@ impl Storage for Recorder {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        if buf.len() == self.slow_reads.0 {
+            self.began.fetch_add(1, Ordering::SeqCst);
+            drop(self.slow_reads.1.lock().expect("no panic"));
+        }
         let bytes = self.bytes.lock().expect("no panic");
         let start = (offset as usize).min(bytes.len());
         let count = buf.len().min(bytes.len() - start);
@@ -500,8 +510,13 @@ fn a_crash_at_any_point_leaves_a_sound_image_with_all_that_was_flushed() {
         }
         drop(device);
         let log = recorder.log.lock().expect("no panic");
-        for _ in 0..60 {
-            let end = random.below(log.len() as u64 + 1) as usize;
+        let syncs: Vec<usize> = (0..log.len()).filter(|&at| matches!(log[at], Op::Sync)).collect();
+        for point in 0..if round == 0 { 200 } else { 60 } {
+            // Anywhere, and where most is still on its way.
+            let end = match point % 2 {
+                0 => random.below(log.len() as u64 + 1) as usize,
+                _ => syncs[random.below(syncs.len() as u64) as usize],
+            };
             let bytes = after_crash(&start, &log, end, &mut random);
             fs::write(&image, &bytes).expect("writes");
             let found = check(&image);
@@ -578,6 +593,37 @@ fn after_a_flush_that_failed_nothing_more_is_written() {
     let mut buf = [0; 4096];
     device.read_at(&mut buf, 0).expect("reads");
     assert_eq!(buf, [1; 4096]);
+}
+
+#[test]
+fn a_slow_read_never_sees_what_others_write_to_the_place_that_it_looked_up() {
+    needs!("qemu-img");
+    let folder = folder();
+    qemu_img("create -f qcow2 -o cluster_size=4k image 1M", folder.path());
+    let recorder = Recorder::new(fs::read(folder.path().join("image")).expect("reads"));
+    let device = recorder.open();
+    device.write_at(&[1; 4096], 0).expect("writes");
+    device.flush().expect("flushes");
+    let gate = recorder.slow_reads.1.lock().expect("no panic");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut buf = [0; 1234];
+            device.read_at(&mut buf, 0).expect("reads");
+            buf
+        });
+        while recorder.began.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        // The reader waits for the host. What it looked up goes away, and everything is written that can be.
+        device.write_zeroes(0, 4096, false).expect("zeroes");
+        for cluster in 1..200 {
+            device.flush().expect("flushes");
+            device.write_at(&[2; 4096], cluster * 4096).expect("writes");
+        }
+        drop(gate);
+        let seen = reader.join().expect("no panic");
+        assert!(seen == [1; 1234] || seen == [0; 1234], "the reader saw {:?}", &seen[..4]);
+    });
 }
 
 #[test]

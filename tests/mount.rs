@@ -320,14 +320,23 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
     };
     let text = write("text.img", "this is no disk image\n".repeat(100).as_bytes());
     let empty = write("empty.img", b"");
-    let truncated = write("truncated.img", &fs::read(&good).expect("reads")[..1500]);
+    let short = write("short.img", &fs::read(&good).expect("reads")[..1500]);
+    let truncated = write("truncated.img", &fs::read(&good).expect("reads")[..1 << 20]);
     let mut broken = fs::read(&good).expect("reads");
-    broken[1024 + 0x18..1024 + 0x1c].fill(0xff);
+    // One bit of the block count, and no sound copy elsewhere.
+    broken[1024 + 4] ^= 1;
+    let mut at = 2048;
+    while at + 1024 <= broken.len() {
+        if broken[at + 0x38..at + 0x3a] == [0x53, 0xef] {
+            broken[at..at + 1024].fill(0);
+        }
+        at += 1024;
+    }
     let broken = write("broken.img", &broken);
     let elsewhere = workspace.folder("elsewhere");
-    let base = elsewhere.join("base.img");
+    let base = workspace.path("base.img");
     fs::copy(&good, &base).expect("a copy");
-    let backed = workspace.path("backed.qcow2");
+    let backed = elsewhere.join("backed.qcow2");
     run(
         "qemu-img",
         &[
@@ -364,11 +373,12 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
     let cases: Vec<(&OsStr, &Path, i32, &str)> = vec![
         (text.as_ref(), &folder, 3, "no filesystem"),
         (empty.as_ref(), &folder, 3, "empty"),
+        (short.as_ref(), &folder, 3, "no filesystem"),
         (truncated.as_ref(), &folder, 4, "truncated"),
         (broken.as_ref(), &folder, 4, "superblock"),
         (tree.as_ref(), &folder, 3, "folder"),
-        (missing.as_ref(), &folder, 7, "does not exist"),
-        (backed.as_ref(), &folder, 1, "--allow-backing"),
+        (missing.as_ref(), &folder, 7, "there is no file"),
+        (backed.as_ref(), &folder, 2, "--allow-backing"),
         (secret.as_ref(), &folder, 5, "encrypt"),
         (OsStr::new(unreachable), &folder, 1, "/nonexistent/socket"),
         (good.as_ref(), &no_folder, 7, "does not exist"),
@@ -388,6 +398,21 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
     let mounted = workspace.mount("mnt", good.as_os_str(), &[]);
     let (code, _, said) = guestctl(&[OsStr::new("mount"), good.as_ref(), folder.as_ref()]);
     assert_eq!(code, 6, "{said}");
+    mounted.umount();
+}
+
+#[test]
+fn a_filesystem_whose_first_superblock_is_gone_is_read_by_a_copy() {
+    if let Some(why) = cannot_mount() {
+        return skip(why);
+    }
+    let workspace = Workspace::new();
+    let image = workspace.ext4_image("disk.img", &workspace.small_tree());
+    let mut bytes = fs::read(&image).expect("reads");
+    bytes[1024..2048].fill(0);
+    fs::write(&image, bytes).expect("writes");
+    let mounted = workspace.mount("mnt", image.as_os_str(), &[]);
+    assert_eq!(fs::read(mounted.folder.join("etc/hostname")).expect("reads"), b"guest\n");
     mounted.umount();
 }
 

@@ -143,10 +143,9 @@ fn every_kind_of_server_stores_what_is_written() {
         ("simple replies", with(&["--no-sr"])),
         ("the newstyle with zeroes", with(&["--mask-handshake=1"])),
         ("the first newstyle", with(&["--mask-handshake=0"])),
-        ("the oldstyle", with(&["-o"])),
         ("no zeroing", with(&["--filter=nozero"])),
         ("no extents", with(&["--filter=noextents"])),
-        ("writing through instead of flushing", with(&["--filter=fua", "fuamode=force"])),
+        ("writing through instead of flushing", vec!["--filter=fua", "memory", "6M", "fuamode=force"]),
         ("one connection", vec!["--filter=multi-conn", "memory", "6M", "multi-conn-mode=disable"]),
         ("nothing in parallel", with(&["--filter=noparallel"])),
         (
@@ -205,31 +204,45 @@ fn a_server_with_extended_headers_stores_what_is_written() {
     }
 }
 
+/// A server in the background, which ends with this.
+struct Daemon(PathBuf);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let text = fs::read_to_string(&self.0).expect("its process id");
+        let pid = nix::unistd::Pid::from_raw(text.trim().parse().expect("a number"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it lives");
+    }
+}
+
 #[test]
 fn a_server_of_the_nbd_project_stores_what_is_written() {
     if !have(&["nbd-server"]) {
         return;
     }
     let folder = TempDir::new().expect("a folder");
-    let (socket, file, config) =
-        (folder.path().join("s"), folder.path().join("disk.raw"), folder.path().join("nbd.conf"));
+    let (file, config) = (folder.path().join("disk.raw"), folder.path().join("nbd.conf"));
+    let port = free_port();
     fs::File::create(&file).expect("a file").set_len(SIZE).expect("its size");
     let user = if common::is_root() { "user = root\ngroup = root\n" } else { "" };
     let conf = format!(
-        "[generic]\n{user}unixsock = {}\nport = 0\nlistenaddr = 127.0.0.1\n\n[disk]\nexportname = {}\nflush = true\nfua = true\ntrim = true\n",
-        text(&socket),
+        "[generic]\n{user}port = {port}\nlistenaddr = 127.0.0.1\n\n[disk]\nexportname = {}\nflush = true\nfua = true\ntrim = true\n",
         text(&file)
     );
     fs::write(&config, conf).expect("a configuration");
-    let arguments = ["-d".to_owned(), "-C".to_owned(), text(&config)];
-    let _server = Server::at_socket("nbd-server", &arguments, &socket);
-    let device = open_uri(&unix_uri(&socket, "disk"), true).expect("opens");
+    // With `-d` it would end after its first connection.
+    let pid_file = folder.path().join("pid");
+    let starter = Server::start("nbd-server", &["-C", &text(&config), "-p", &text(&pid_file)]);
+    wait_for("nbd-server does not start", || pid_file.exists());
+    drop(starter);
+    let _daemon = Daemon(pid_file);
+    let device = patiently(|| open_uri(&format!("nbd://127.0.0.1:{port}/disk"), true));
     let mut model = vec![0; SIZE as usize];
     exercise(&*device, &mut model, 5, 100);
     drop(device);
     assert!(fs::read(&file).expect("reads") == model);
-    let error = open_uri(&unix_uri(&socket, "other"), false).err().expect("no such export");
-    println!("{error}");
+    let error = open_uri(&format!("nbd://127.0.0.1:{port}/other"), false).err().expect("no such export");
+    assert!(matches!(error.root(), Error::NotFound(_)), "{error}");
 }
 
 #[test]
@@ -238,7 +251,7 @@ fn a_read_only_export_refuses_to_be_written() {
         return;
     }
     let folder = TempDir::new().expect("a folder");
-    let (_server, socket) = nbdkit(folder.path(), &["-r", "data", "<text> (0x55*4096)".trim_start_matches("<text> ")]);
+    let (_server, socket) = nbdkit(folder.path(), &["-r", "data", "(0x55*4096)"]);
     let uri = unix_uri(&socket, "");
     let error = open_uri(&uri, true).err().expect("refused");
     assert_eq!(error.errno(), libc::EROFS, "{error}");
@@ -249,6 +262,19 @@ fn a_read_only_export_refuses_to_be_written() {
     let mut buf = [0; 4096];
     device.read_at(&mut buf, 0).expect("reads");
     assert!(buf == [0x55; 4096]);
+}
+
+#[test]
+fn a_server_that_negotiates_nothing_can_be_read() {
+    if !have(&["nbdkit"]) {
+        return;
+    }
+    let folder = TempDir::new().expect("a folder");
+    let (_server, socket) = nbdkit(folder.path(), &["-o", "pattern", "6M"]);
+    let device = open_uri(&unix_uri(&socket, ""), false).expect("opens");
+    let mut buf = vec![0; 6 << 20];
+    device.read_at(&mut buf, 0).expect("reads");
+    check_pattern(&buf, 0);
 }
 
 #[test]

@@ -23,6 +23,9 @@ const MAX_CHAIN_L1: u64 = 64 << 20;
 /// The budget of the default options, in bytes.
 const DEFAULT_CACHE: usize = 128 << 20;
 
+/// Where temporary files go that may be too large for memory, which `/tmp` often is.
+const LARGE_TEMPORARY: &str = "/var/tmp";
+
 /// Which way an image is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Via {
@@ -108,7 +111,7 @@ pub fn open(location: impl AsRef<OsStr>, options: &OpenOptions) -> Result<OpenIm
 }
 
 /// Opens an image for reading and puts a writable overlay over it: the qcow2 image `overlay`, which is made when it does
-/// not exist, or one without a name in the folder for temporary files, which goes away with the device.
+/// not exist, or one without a name in `$TMPDIR` or `/var/tmp`, which goes away with the device.
 ///
 /// # Errors
 /// As [`open`]; [`Error::Usage`] when `overlay` is an overlay of another image, or when an overlay that lasts is wanted
@@ -123,11 +126,21 @@ pub fn open_with_overlay(
     let device = match overlay {
         Some(path) => open_overlay(path, location, &base, options).at(|| path.display().to_string())?,
         None => {
-            let file = tempfile::tempfile().doing(|| "cannot make a temporary file for the overlay".to_owned())?;
+            let file = tempfile::tempfile_in(temporary_folder())
+                .doing(|| "cannot make a temporary file for the overlay".to_owned())?;
             Qcow2::overlay_on(file, Arc::clone(&base.device), &options.cache)?
         }
     };
     Ok(OpenImage { device: Arc::new(device), ..base })
+}
+
+/// Returns the folder for temporary files that may become large.
+fn temporary_folder() -> PathBuf {
+    match std::env::var_os("TMPDIR") {
+        Some(folder) => folder.into(),
+        None if Path::new(LARGE_TEMPORARY).is_dir() => LARGE_TEMPORARY.into(),
+        None => std::env::temp_dir(),
+    }
 }
 
 fn open_overlay(path: &Path, location: &OsStr, base: &OpenImage, options: &OpenOptions) -> Result<Qcow2> {
@@ -283,8 +296,7 @@ fn open_reference(
     l1_bytes: &mut u64,
 ) -> Result<SharedDevice> {
     let (path, guard) = guard.follow(from, &reference.name)?;
-    open_below(&path, reference.format.as_deref(), &guard, options, l1_bytes)
-        .at(|| format!("backing file {}", path.display()))
+    open_below(&path, reference.format.as_deref(), &guard, options, l1_bytes).at(|| path.display().to_string())
 }
 
 fn open_below(

@@ -129,7 +129,9 @@ fn plain_name(name: &OsStr) -> Result<&Path> {
     let path = match (colon, slash) {
         // QEMU takes what stands before a colon for a protocol, unless there is a slash before it.
         (Some(colon), slash) if slash.is_none_or(|slash| colon < slash) => {
-            bytes.strip_prefix(b"file:").filter(|rest| !rest.starts_with(b"//")).ok_or_else(|| {
+            // A relative name after `file:` is relative to nothing that the image could know.
+            let rest = bytes.strip_prefix(b"file:").filter(|rest| rest.starts_with(b"/") && !rest.starts_with(b"//"));
+            rest.ok_or_else(|| {
                 Error::unsupported(format!(
                     "an image that refers to {:?}, which is no plain file",
                     name.to_string_lossy()
@@ -155,6 +157,10 @@ pub fn references(path: &Path, format: ImageFormat) -> Result<Vec<Reference>> {
     match format {
         ImageFormat::Qcow2 { .. } => {
             let header = Header::read(&storage)?;
+            if header.data_file.as_ref().is_some_and(|data| !data.name.as_bytes().starts_with(b"/")) {
+                // QEMU looks for it in its own working folder, and not beside the image.
+                return Err(Error::unsupported("a qcow2 image with a relative name of its data file, by qemu-nbd"));
+            }
             Ok(header.data_file.into_iter().chain(header.backing).collect())
         }
         ImageFormat::Qcow => of_qcow(&storage),
@@ -301,10 +307,12 @@ mod tests {
 
     #[test]
     fn only_a_plain_name_is_a_file() {
-        for name in ["json:{}", "nbd:localhost:10809", "nbd://host/x", "file:///etc/passwd", "fat:rw:/tmp", ""] {
+        for name in
+            ["json:{}", "nbd:localhost:10809", "nbd://host/x", "file:///etc/passwd", "fat:rw:/tmp", "file:base.img", ""]
+        {
             plain_name(OsStr::new(name)).expect_err(name);
         }
-        for name in ["base.img", "a/b:c", "/x/y", "./x:y", "file:base.img"] {
+        for name in ["base.img", "a/b:c", "/x/y", "./x:y", "file:/base.img"] {
             plain_name(OsStr::new(name)).expect(name);
         }
     }

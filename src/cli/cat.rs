@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if paths.is_empty() {
         return Err(Error::Usage("name a file in the image: guestctl cat IMAGE PATH...".into()));
     }
-    let mut guest = args.opening.open(file, false)?;
+    let mut guest = args.opening.open(file)?;
     args.choosing.mount(&mut guest, false)?;
     let tree = guest.tree()?;
     let mut out = io::stdout().lock();

@@ -50,7 +50,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let mut guest = args.opening.open(&args.image, false)?;
+    let mut guest = args.opening.open(&args.image)?;
     args.showing.watch(&mut guest)?;
     let format = ImageFormat::from_name(&guest.devices()?[0].format)?;
     let image = if args.no_image || nbd::is_uri(&args.image) {

@@ -31,7 +31,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let guest = args.opening.open(&args.image, false)?;
+    let guest = args.opening.open(&args.image)?;
     let report =
         Report { disks: guest.devices()?, filesystems: guest.filesystems()?, warnings: guest.warnings().to_vec() };
     if args.json {

@@ -2,7 +2,7 @@
 
 use crate::block::{ImageFormat, OpenOptions, Via};
 use crate::error::{Error, Result};
-use crate::guestfs::{DriveOptions, Guestfs, Layout, MountSpec};
+use crate::guestfs::{DriveOptions, Guestfs, Layout, MountSpec, Overlay};
 use clap::{Args, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -132,22 +132,31 @@ pub(super) struct Reading {
 impl Reading {
     /// Opens an image and mounts what was asked for.
     pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
-        let mut guest = self.opening.open(image, false)?;
+        let mut guest = self.opening.open(image)?;
         self.choosing.mount(&mut guest, false)?;
         Ok(guest)
     }
-}
 
-impl Reading {
     /// Opens an image without mounting anything.
     pub(super) fn open_drives(&self, image: &str) -> Result<Guestfs> {
-        self.opening.open(image, false)
+        self.opening.open(image)
     }
 }
 
 impl Opening {
-    /// Opens the images.
-    pub(super) fn open(&self, image: &str, writable: bool) -> Result<Guestfs> {
+    /// Opens the images for reading.
+    pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
+        self.open_with(image, false, None, false)
+    }
+
+    /// Opens the images, for writing or with an overlay over the first one.
+    pub(super) fn open_with(
+        &self,
+        image: &str,
+        writable: bool,
+        overlay: Option<Overlay>,
+        discard: bool,
+    ) -> Result<Guestfs> {
         let options = DriveOptions {
             format: self.format.as_deref().map(ImageFormat::from_name).transpose()?,
             via: self.via.into(),
@@ -155,13 +164,14 @@ impl Opening {
             allow_backing: self.allow_backing.clone(),
             force: self.force,
             snapshot: self.snapshot.clone(),
-            discard: false,
+            discard,
+            overlay: None,
         };
         // Half of an address limit is left for threads, buffers and the program itself.
         let wanted = u64::from(self.cache_size) << 20;
         let limit = crate::sys::address_limit().map_or(wanted, |limit| limit / 4);
         let mut guest = Guestfs::with_cache(wanted.min(limit) as usize);
-        guest.add_drive_with(image, options.clone())?;
+        guest.add_drive_with(image, DriveOptions { overlay, ..options.clone() })?;
         for further in &self.add {
             guest.add_drive_with(further, options.clone())?;
         }

@@ -57,7 +57,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (file, inside) = image::split_path(&args.image);
     let path = inside.map_or(args.path.as_bytes(), str::as_bytes);
-    let mut guest = args.opening.open(file, false)?;
+    let mut guest = args.opening.open(file)?;
     args.choosing.mount(&mut guest, false)?;
     let tree = guest.tree()?;
     let start = tree.resolve(path, true).map_err(|error| image::in_guest(file, path, error))?;

@@ -7,10 +7,12 @@ use super::image::{Choosing, Opening};
 use super::{exit, logging, output};
 use crate::error::{Error, IoContext, Result};
 use crate::fuse::{MountOptions, Server, Stopper};
+use crate::guestfs::Overlay;
 use crate::sys::{self, Fork};
 use crate::tree::Tree;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::RawFd;
@@ -22,7 +24,8 @@ use std::sync::{Arc, Weak};
 ///
 /// The tree is that of the image's one filesystem; several filesystems give a folder for each. IMAGE is a file in any format
 /// that is known (the format is told by its contents), a block device, or an NBD URI: nbd://host[:port]/export,
-/// nbds://host/export, nbd+unix:///export?socket=PATH. A mount is read-only, and not one byte of the image changes.
+/// nbds://host/export, nbd+unix:///export?socket=PATH. A mount is read-only unless --rw or --overlay is
+/// given; without --rw, not one byte of the image changes.
 ///
 /// The program returns when the mount answers; a server stays in the background until `guestctl umount`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +34,8 @@ Examples:
   guestctl mount debian.qcow2 /mnt/guest
   guestctl mount -m /dev/sda2:/ -m /dev/sda1:/boot/efi disk.img /mnt/guest
   guestctl mount -o allow_other,uid=1000 nbd://backup/disk7 /mnt/guest
+  guestctl mount --rw debian.qcow2 /mnt/guest
+  guestctl mount --overlay=changes.qcow2 base.qcow2 /mnt/guest
 
 Mount options (-o): allow_other, default_permissions, auto_unmount, uid=N, gid=N, umask=OCTAL, fsname=NAME,
 subtype=NAME, ro, noexec, sync, dirsync, noatime, nodiratime, relatime, strictatime, nosymfollow; nosuid and nodev
@@ -52,9 +57,19 @@ pub(super) struct Args {
     #[arg(long)]
     ro: bool,
 
-    /// Mount for writing
+    /// Mount for writing; the image must not be in use
     #[arg(long, conflicts_with = "ro")]
     rw: bool,
+
+    /// Mount for writing, and send what is written to a qcow2 image over IMAGE, which stays as it is: to FILE, made where it
+    /// does not exist, or to one that goes away with the mount
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          conflicts_with_all = ["ro", "rw"])]
+    overlay: Option<OsString>,
+
+    /// Give the space of what is deleted back to the host
+    #[arg(long)]
+    discard: bool,
 
     /// Mount options, as for mount(8), with commas between them (repeatable)
     #[arg(short, value_name = "OPTIONS")]
@@ -124,14 +139,14 @@ pub(super) fn run(args: &Args, sink: &logging::Sink) -> Result<ExitCode> {
 }
 
 fn wants_writing(args: &Args, options: &MountOptions) -> Result<bool> {
-    let asked = args.rw || (options.writable == Some(true) && !args.ro);
+    let asked = args.rw || args.overlay.is_some() || (options.writable == Some(true) && !args.ro);
     if asked && options.writable == Some(false) {
         return Err(Error::Usage("--rw and -o ro contradict each other".into()));
     }
-    if asked {
-        return Err(Error::unsupported("--rw: no driver writes yet; leave it out to mount read-only"));
+    if args.discard && !asked {
+        return Err(Error::Usage("--discard needs --rw or --overlay".into()));
     }
-    Ok(false)
+    Ok(asked)
 }
 
 /// Runs the server in the child; returns its exit code.
@@ -188,7 +203,12 @@ fn serve(
     writable: bool,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let mut guest = args.opening.open(&args.image, writable)?;
+    let overlay = args.overlay.as_ref().map(|file| match file.is_empty() {
+        true => Overlay::Temporary,
+        false => Overlay::File(file.into()),
+    });
+    let in_place = writable && overlay.is_none();
+    let mut guest = args.opening.open_with(&args.image, in_place, overlay, args.discard)?;
     args.choosing.mount(&mut guest, writable)?;
     let tree = Arc::clone(guest.tree()?);
     let server = match place {

@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn list(args: &ListArgs) -> Result<ExitCode> {
-    let guest = args.opening.open(&args.image, false)?;
+    let guest = args.opening.open(&args.image)?;
     let tables: Vec<PartitionTable> =
         guest.list_devices()?.iter().map(|device| guest.part_table(device)).collect::<Result<_>>()?;
     if args.json {

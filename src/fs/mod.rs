@@ -4,11 +4,13 @@
 //! bytes out, never a path. Drivers know nothing of each other.
 
 pub mod btrfs;
+pub mod ext4;
 pub mod fat;
 mod open;
 pub mod probe;
 mod types;
 pub mod write;
+pub mod xfs;
 
 pub use open::{OpenWith, has_driver, has_writer, open, open_for_writing};
 pub use types::{Attr, DirEntry, FileType, FsInfo, FsOptions, Ino, StatFs, Timestamp, seek};

@@ -1,7 +1,7 @@
 //! Opens whatever filesystem lies on a device.
 
 use super::probe::{self, Usage};
-use super::{Filesystem, FsOptions, btrfs, fat};
+use super::{Filesystem, FsOptions, btrfs, ext4, fat, xfs};
 use crate::block::SharedDevice;
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -13,11 +13,13 @@ pub struct OpenWith<'a> {
     pub members: &'a [SharedDevice],
     /// The subvolume to show, where the filesystem has such.
     pub subvolume: Option<&'a btrfs::Subvolume>,
+    /// Tells the device of space that is freed, where the filesystem is opened for writing.
+    pub discard: bool,
 }
 
 /// Says whether a driver reads filesystems of a kind.
 pub fn has_driver(kind: &str) -> bool {
-    matches!(kind, "btrfs" | "vfat")
+    matches!(kind, "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" | "vfat")
 }
 
 /// Says whether a driver writes filesystems of a kind.
@@ -39,6 +41,8 @@ pub fn open(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> R
         return Err(Error::Usage(format!("{kind} has no subvolumes").into()));
     }
     match (kind, identity.usage) {
+        ("ext2" | "ext3" | "ext4", _) => Ok(Arc::new(ext4::Ext4::open(device, options)?)),
+        ("xfs", _) => Ok(Arc::new(xfs::Xfs::open(device, options)?)),
         ("btrfs", _) => Ok(Arc::new(btrfs::Btrfs::open(device, with.members, with.subvolume, options)?)),
         ("vfat", _) => Ok(Arc::new(fat::Fat::open(device, options)?)),
         (_, Usage::Filesystem) => Err(Error::unsupported(format!("no driver reads {kind}"))),

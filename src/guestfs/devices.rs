@@ -104,7 +104,7 @@ impl Launched {
             .filter(|other| other.kind() == held.kind() && other.volume.name != held.volume.name)
             .map(|other| Arc::clone(&other.volume.device))
             .collect();
-        let with = fs::OpenWith { members: &members, subvolume };
+        let with = fs::OpenWith { members: &members, subvolume, discard: self.disks[held.disk].discard };
         let device = Arc::clone(&held.volume.device);
         let opened =
             if writable { fs::open_for_writing(device, &with, options) } else { fs::open(device, &with, options) };

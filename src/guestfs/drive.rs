@@ -1,7 +1,8 @@
 //! How a drive is opened.
 
-use crate::block::{ImageFormat, OpenOptions, Via};
+use crate::block::{self, ImageFormat, OpenImage, OpenOptions, Via};
 use crate::cache::CachePool;
+use crate::error::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,10 +23,36 @@ pub struct DriveOptions {
     pub snapshot: Option<String>,
     /// Gives space that is freed back to the host.
     pub discard: bool,
+    /// Sends writes to a qcow2 image over this one, which stays as it is.
+    pub overlay: Option<Overlay>,
+}
+
+/// Where writes go that leave the image as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Overlay {
+    /// A file without a name, which goes away with the handle.
+    Temporary,
+    /// A qcow2 image, which is made where it does not exist.
+    File(PathBuf),
 }
 
 impl DriveOptions {
-    pub(super) fn open_options(&self, cache: &Arc<CachePool>) -> OpenOptions {
+    /// Says whether the drive can be written.
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable || self.overlay.is_some()
+    }
+
+    /// Opens an image with these options.
+    pub(super) fn open(&self, location: &str, cache: &Arc<CachePool>) -> Result<OpenImage> {
+        let options = self.open_options(cache);
+        match &self.overlay {
+            None => block::open(location, &options),
+            Some(Overlay::Temporary) => block::open_with_overlay(location, None, &options),
+            Some(Overlay::File(path)) => block::open_with_overlay(location, Some(path), &options),
+        }
+    }
+
+    fn open_options(&self, cache: &Arc<CachePool>) -> OpenOptions {
         OpenOptions {
             format: self.format,
             via: self.via,

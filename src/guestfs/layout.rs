@@ -65,6 +65,7 @@ impl Guestfs {
         let launched = self.launched()?;
         let mut readable = Vec::new();
         let mut failed = Vec::new();
+        let mut unwritable = Vec::new();
         // A filesystem of several devices is found on each of them, and mounted once.
         let mut members = BTreeSet::new();
         for held in &launched.volumes {
@@ -80,14 +81,30 @@ impl Guestfs {
                 log::debug!("{}: another member of a filesystem that is mounted", held.volume.name);
                 continue;
             }
-            let writable = writable && launched.disks[held.disk].writable && crate::fs::has_writer(identity.kind);
-            match launched.filesystem(held, None, &options, writable) {
-                Ok(_) => readable.push((held.volume.name.clone(), writable)),
+            let mut is_written = false;
+            if writable && launched.disks[held.disk].writable {
+                match launched.filesystem(held, None, &options, true) {
+                    Ok(_) => is_written = true,
+                    Err(error) if matches!(error.root(), Error::Unsupported(_)) => {
+                        log::warn!("mounted read-only: {error}");
+                        unwritable.push(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            match launched.filesystem(held, None, &options, is_written) {
+                Ok(_) => readable.push((held.volume.name.clone(), is_written)),
                 Err(error) => {
                     log::warn!("skipped: {error}");
                     failed.push(error);
                 }
             }
+        }
+        if writable
+            && !readable.iter().any(|(_, is_written)| *is_written)
+            && let Some(error) = unwritable.pop()
+        {
+            return Err(error);
         }
         if readable.is_empty() {
             return Err(match failed.pop() {

@@ -38,14 +38,14 @@ pub use archive::{Compression, TarOptions};
 pub use copy_out::{CopyFailed, CopyOptions};
 pub use create::{CreateOptions, create};
 pub use devices::{DeviceInfo, FilesystemInfo};
-pub use drive::DriveOptions;
+pub use drive::{DriveOptions, Overlay};
 pub use files::Entry;
 pub use layout::{Layout, MountSpec};
 pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
 pub(crate) use search::lines;
 
-use crate::block::{self, ImageFormat, SharedDevice};
+use crate::block::{ImageFormat, SharedDevice};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::btrfs::Subvolume;
@@ -71,6 +71,7 @@ struct Disk {
     /// What messages call the image.
     location: String,
     writable: bool,
+    discard: bool,
 }
 
 /// A volume, and what lies on it.
@@ -196,13 +197,14 @@ impl Guestfs {
             open: Mutex::new(BTreeMap::new()),
         };
         for (index, (location, options)) in self.drives.iter().enumerate() {
-            let opened = block::open(location, &options.open_options(&self.cache)).at(|| location.clone())?;
+            let opened = options.open(location, &self.cache)?;
             let disk = Disk {
                 name: volume::disk_name(index),
                 device: opened.device,
                 format: opened.format,
                 location: location.clone(),
-                writable: options.writable,
+                writable: options.is_writable(),
+                discard: options.discard,
             };
             let scan = volume::scan(Arc::clone(&disk.device), &disk.name).at(|| location.clone())?;
             launched.warnings.extend(scan.warnings.into_iter().map(|warning| format!("{location}: {warning}")));

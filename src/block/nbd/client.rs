@@ -7,7 +7,8 @@
 //!
 //! When a connection is lost, its calls go on over another one; with none left, one of them connects again, waiting
 //! longer after each failure, for [`Options::reconnect_time`] at most. The export must then be what it was. A request
-//! whose connection was lost is sent again; one that timed out is not, because the server may yet act on it.
+//! whose connection was lost is sent again. So is a read that timed out, once; a write that timed out is not, because the
+//! server may yet act on it, and undo what is written later.
 
 use super::connection::{Connection, Failure, State};
 use super::handshake::{self, Export};
@@ -24,8 +25,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The longest request of a read, in bytes, so that the server works on the next while one is on its way.
+/// The longest request of a read, in bytes.
 const READ_PART: u32 = 512 << 10;
+
+/// The shortest part into which a read is split, in bytes.
+const READ_PART_MIN: u32 = 256 << 10;
+
+/// A read is split in so many, within the limits above: the server works on one while another is on its way.
+const READ_PARTS: usize = 4;
 
 /// The longest request of a write, in bytes.
 const WRITE_PART: u32 = 1 << 20;
@@ -42,6 +49,10 @@ const PREFETCH_PART: u32 = 4 << 20;
 /// The most prefetch requests of one call.
 const PREFETCH_PARTS: u64 = 8;
 
+/// The most of a range that is asked for at once in 32-bit lengths, in bytes. More makes some servers stumble: nbdkit
+/// 1.32 ends at an assertion when an extent passes 4 GiB.
+const MAP_PART: u64 = 1 << 30;
+
 /// The least that is asked for when a range is mapped, in bytes: its neighbours come next.
 const MAP_AHEAD: u64 = 64 << 20;
 
@@ -53,6 +64,9 @@ const WIDENED: u64 = 128 << 10;
 
 /// The longest that a lost server is waited for between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a server that says it shuts down is left alone.
+const SHUTDOWN_PAUSE: Duration = Duration::from_millis(50);
 
 /// How patient a client is, and how many connections it makes.
 #[derive(Clone, Debug)]
@@ -257,6 +271,15 @@ struct Lost {
     given_up: Option<Instant>,
 }
 
+/// Whether a request may be sent again while the server may yet act on the first one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// It changes nothing.
+    Safe,
+    /// It could undo what is written after it.
+    Unsafe,
+}
+
 struct Client {
     target: Option<Target>,
     /// What messages call it: the URI or the image.
@@ -388,23 +411,37 @@ impl Client {
     /// Runs a call on a connection, and again on another when that is lost.
     fn run<T>(
         self: &Arc<Self>,
+        again: Again,
         doing: impl Fn() -> String,
         mut call: impl FnMut(&Connection) -> Result<T, Failure>,
     ) -> Result<T> {
         // Each connection of the pool may prove to be lost, one after another.
-        let mut again = self.options.connections + 4;
+        let mut attempts = self.options.connections + 4;
+        let mut late = again == Again::Safe;
         loop {
             let connection = self.pick().at(&doing).at(|| self.place.clone())?;
             let failure = match call(&connection) {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            if !matches!(failure, Failure::Refused(_)) {
+            // A server that shuts down is as good as lost; another may take its place.
+            let shutdown = matches!(&failure, Failure::Refused(refusal) if refusal.errno == libc::ESHUTDOWN);
+            if shutdown || !matches!(failure, Failure::Refused(_)) {
                 self.leave(&connection);
             }
-            again -= 1;
-            if again == 0 || !matches!(failure, Failure::Lost(..)) {
+            attempts -= 1;
+            let retry = match failure {
+                Failure::Lost(..) => true,
+                // A connection may be dead without either end being told; once is enough to find out.
+                Failure::TimedOut => std::mem::take(&mut late),
+                Failure::Refused(_) | Failure::Broken(_) => shutdown,
+            };
+            if attempts == 0 || !retry {
                 return Err(failure.into_error(format!("{}: cannot {}", self.place, doing())));
+            }
+            if shutdown {
+                connection.disconnect();
+                thread::sleep(SHUTDOWN_PAUSE);
             }
             log::info!("{}: a connection is lost", self.place);
         }
@@ -421,7 +458,7 @@ impl Client {
             writes.begun += 1;
             writes.running += 1;
         }
-        let result = self.run(doing, call);
+        let result = self.run(Again::Unsafe, doing, call);
         self.writes.lock().running -= 1;
         result
     }
@@ -458,8 +495,9 @@ impl Client {
 
     fn read_whole(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<()> {
         let len = buf.len();
-        let part = self.part(READ_PART);
+        let part = self.part(((len / READ_PARTS).min(READ_PART as usize) as u32).max(READ_PART_MIN));
         self.run(
+            Again::Safe,
             || format!("{} {len} bytes at {offset}", Command::Read.doing()),
             |connection| connection.read(buf, offset, part),
         )
@@ -539,7 +577,7 @@ impl Client {
                 }
             }
         }
-        if flushed { Ok(()) } else { self.run(|| Command::Flush.doing().to_owned(), flush) }
+        if flushed { Ok(()) } else { self.run(Again::Safe, || Command::Flush.doing().to_owned(), flush) }
     }
 
     fn check_writable(&self, offset: u64, len: u64) -> Result<()> {
@@ -717,14 +755,10 @@ impl BlockDevice for NbdDevice {
         }
         let ahead = len.max(MAP_AHEAD).min(client.export.size - offset);
         let (start, stop) = client.widen(offset, ahead);
-        let longest = if client.export.style == Style::Extended {
-            u64::MAX
-        } else {
-            // The longest that 32 bits tell in whole blocks.
-            (1 << 32) - u64::from(client.export.min_block)
-        };
+        let longest = if client.export.style == Style::Extended { u64::MAX } else { MAP_PART };
         let asked = (stop - start).min(longest);
         let states = client.run(
+            Again::Safe,
             || format!("{} {len} bytes at {offset}", Command::BlockStatus.doing()),
             |connection| connection.status(start, asked),
         )?;
@@ -745,8 +779,8 @@ impl BlockDevice for NbdDevice {
         }
         let (start, end) = client.widen(offset, len);
         let part = client.part(PREFETCH_PART) as u64;
-        let pool = client.pool.read();
-        let Some(connection) = pool.iter().min_by_key(|connection| connection.load()) else { return };
+        let idlest = client.pool.read().iter().min_by_key(|connection| connection.load()).cloned();
+        let Some(connection) = idlest else { return };
         for number in 0..(end - start).div_ceil(part).min(PREFETCH_PARTS) {
             let at = start + number * part;
             connection.prefetch(at, part.min(end - at));

@@ -78,6 +78,7 @@ pub fn open(path: &Path, options: &QemuOptions<'_>) -> Result<SharedDevice> {
         let program = find_program()?;
         let arguments = arguments(path, options)?;
         let (listener, clients) = private_socket().doing(|| "cannot make a socket for qemu-nbd")?;
+        let image = arguments.last().cloned().unwrap_or_default();
         let server = Server::start(program, arguments, listener)?;
         let patience = Options {
             connections: CONNECTIONS,
@@ -88,7 +89,7 @@ pub fn open(path: &Path, options: &QemuOptions<'_>) -> Result<SharedDevice> {
         let sockets = clients.into_iter().map(Socket::from).collect();
         match NbdDevice::over_sockets(sockets, place.clone(), options.writable, &patience) {
             Ok(device) => Ok(QemuDevice { device, server }),
-            Err(error) => Err(server.why_not_opened(error)),
+            Err(error) => Err(server.why_not_opened(error, &image)),
         }
     };
     Ok(Arc::new(opened().at(|| place.clone())?))
@@ -313,7 +314,7 @@ impl Watch {
     }
 
     /// Waits for the child to end. Returns how it ended and what it said.
-    fn wait(&self, patience: Duration) -> Option<(ExitStatus, String)> {
+    fn wait(&self, patience: Duration) -> Option<(ExitStatus, Vec<u8>)> {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         while state.ended.is_none() {
@@ -321,9 +322,15 @@ impl Watch {
                 break;
             }
         }
-        let said = printable(&state.said);
-        state.ended.map(|status| (status, said.strip_prefix("qemu-nbd: ").unwrap_or(&said).to_owned()))
+        state.ended.map(|status| (status, state.said.clone()))
     }
+}
+
+/// Makes one line of what the child said, without its own name and the options that describe the image.
+fn reason(said: &[u8], image: &[u8]) -> String {
+    let said = said.strip_prefix(b"qemu-nbd: ").unwrap_or(said);
+    let described = [b"Failed to blk_new_open '", image, b"': "].concat();
+    printable(said.strip_prefix(described.as_slice()).unwrap_or(said))
 }
 
 /// A running `qemu-nbd`. Dropping it waits for its end.
@@ -369,8 +376,9 @@ impl Server {
     }
 
     /// Returns why the child did not open its image, given how the connection failed.
-    fn why_not_opened(&self, error: Error) -> Error {
+    fn why_not_opened(&self, error: Error, image: &OsStr) -> Error {
         let Some((status, said)) = self.watch.wait(Duration::from_secs(2)) else { return error };
+        let said = reason(&said, image.as_bytes());
         if said.contains("another process using") {
             return Error::InUse(format!("another process, such as a running machine, uses it ({said})").into());
         }
@@ -394,7 +402,7 @@ impl Server {
         };
         match lost.then(|| self.watch.wait(Duration::from_millis(500))).flatten() {
             Some((status, said)) if said.is_empty() => error.at(format!("qemu-nbd ended ({status})")),
-            Some((status, said)) => error.at(format!("qemu-nbd ended ({status}: {said})")),
+            Some((status, said)) => error.at(format!("qemu-nbd ended ({status}: {})", reason(&said, &[]))),
             None => error,
         }
     }

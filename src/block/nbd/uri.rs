@@ -281,6 +281,13 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_uri_or_an_error(text in r"(nbds?(\+unix)?://)?[a-z:/\[\]%?&=;@#.0-9é-]{0,40}") {
+            let _ = Uri::parse(&text);
+        }
+    }
+
     #[test]
     fn a_file_name_is_no_uri() {
         assert!(is_uri("nbd://h/") && is_uri("NBDS+unix:///?socket=/s") && is_uri("nbd+wrong://"));

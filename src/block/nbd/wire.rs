@@ -236,9 +236,8 @@ pub(super) fn errno(error: u32) -> i32 {
 /// Makes a server's text fit for a message: one line, no control characters, not long.
 pub(super) fn printable(text: &[u8]) -> String {
     const LONGEST: usize = 300;
-    let text = String::from_utf8_lossy(&text[..text.len().min(4096)]);
-    let mut clean: String =
-        text.trim().chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol }).take(LONGEST).collect();
+    let text = String::from_utf8_lossy(&text[..text.len().min(4096)]).replace(char::is_control, " ");
+    let mut clean: String = text.trim().chars().take(LONGEST).collect();
     if text.trim().chars().count() > LONGEST {
         clean.push('…');
     }

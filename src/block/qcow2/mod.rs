@@ -27,6 +27,7 @@ pub use snapshot::Snapshot;
 pub use storage::{DeviceStorage, FileStorage, Storage};
 
 use super::{BlockDevice, Extent, ExtentKind, SharedDevice, check_range};
+use crate::bytes::be64;
 use crate::cache::{Cache, CachePool};
 use crate::error::{Error, ErrorContext, Result};
 use compressed::{Decompressor, Descriptor};
@@ -35,11 +36,15 @@ use snapshot::Snapshots;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use table::{Table, Tables};
+use table::Tables;
 use write::Writer;
 
 /// How many compressed clusters may wait to be decompressed ahead of their reading.
 const MAX_AHEAD: usize = 64;
+/// How far one hint reaches, in bytes.
+const MAX_PREFETCH: u64 = 64 << 20;
+/// How much of a L1 table is read at once, in bytes.
+const L1_PIECE: u64 = 64 << 10;
 
 /// What belongs to an image beside its own file.
 pub struct Parts {
@@ -156,12 +161,9 @@ impl Image {
             header.check_l1(found.l1_offset, found.l1_entries, found.size, file_size)?;
             (size, l1_offset) = (found.size, found.l1_offset);
         }
-        let mut bytes = vec![0; (header.l1_entries_for(size) * 8) as usize];
-        storage.read_at(&mut bytes, l1_offset)?;
-        let l1_table = Table::parse(&bytes);
-        let l1 = (0..l1_table.len()).map(|index| AtomicU64::new(l1_table.get(index))).collect();
+        let l1 = Self::read_l1(&*storage, l1_offset, header.l1_entries_for(size) * 8)?;
         let writer = match parts.writable {
-            true => Some(Writer::open(&storage, &header, &snapshots, &l1_table, &parts)?),
+            true => Some(Writer::open(&storage, &header, &snapshots, &l1, &parts)?),
             false => None,
         };
         Ok(Self {
@@ -180,6 +182,20 @@ impl Image {
             writer,
             header,
         })
+    }
+
+    /// Reads a L1 table that was checked to lie in the file, in pieces, because it may be long.
+    fn read_l1(storage: &dyn Storage, offset: u64, len: u64) -> Result<Vec<AtomicU64>> {
+        let mut l1 = Vec::with_capacity((len / 8) as usize);
+        let mut piece = vec![0; len.min(L1_PIECE) as usize];
+        let mut done = 0;
+        while done < len {
+            let piece = &mut piece[..(len - done).min(L1_PIECE) as usize];
+            storage.read_at(piece, offset + done)?;
+            l1.extend(piece.chunks_exact(8).map(|word| AtomicU64::new(be64(word, 0))));
+            done += piece.len() as u64;
+        }
+        Ok(l1)
     }
 
     fn is_writable(&self) -> bool {
@@ -281,8 +297,9 @@ impl Image {
         }
     }
 
-    /// Begins to read a range.
-    fn prefetch(self: &Arc<Self>, mut offset: u64, mut len: u64) -> Result<()> {
+    /// Begins to read a range, or the beginning of a long one.
+    fn prefetch(self: &Arc<Self>, mut offset: u64, len: u64) -> Result<()> {
+        let mut len = len.min(MAX_PREFETCH);
         while len > 0 {
             let (mapping, part) = self.resolve(offset, len)?;
             match (mapping, &self.backing) {

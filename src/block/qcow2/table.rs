@@ -30,11 +30,6 @@ impl Table {
         Self { words: bytes.chunks_exact(8).map(|word| AtomicU64::new(be64(word, 0))).collect() }
     }
 
-    /// Returns how many words there are.
-    pub fn len(&self) -> usize {
-        self.words.len()
-    }
-
     /// Returns a word.
     #[inline]
     pub fn get(&self, index: usize) -> u64 {

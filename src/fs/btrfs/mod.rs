@@ -349,10 +349,8 @@ impl Btrfs {
         let has_sums = inode.flags & inode_item::flags::NODATASUM == 0;
         if has_sums {
             // What was logged has its checksums in the log.
-            let logs = self.opened.table.iter().filter_map(|other| other.log);
-            if self.opened.superblock.log_root != 0 {
-                sums.extend(entry.log.into_iter().chain(logs).map(|log| Tree::new(&self.opened.store, log)));
-            }
+            let logs = entry.log.iter().chain(&self.opened.logs);
+            sums.extend(logs.map(|log| Tree::new(&self.opened.store, *log)));
             sums.extend(self.opened.csum_tree.map(|root| Tree::new(&self.opened.store, root)));
         }
         let data =

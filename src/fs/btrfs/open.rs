@@ -37,6 +37,8 @@ pub struct Opened {
     pub devices: Vec<DeviceItem>,
     /// The subvolumes, with their logs replayed.
     pub table: Table,
+    /// The logs that were replayed: checksums of what was synced are in them.
+    pub logs: Vec<Root>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -135,7 +137,9 @@ pub fn open(device: &SharedDevice, others: &[SharedDevice], pool: &Arc<CachePool
     if superblock.log_root != 0 {
         warnings.push(log::replay(&store, &superblock, &mut table));
     }
+    let logs = table.iter().filter_map(|entry| entry.log).collect();
     Ok(Opened {
+        logs,
         root_tree,
         csum_tree: csum_tree.map(|item| item.root),
         group_tree: group_tree.map(|item| item.root),

@@ -6,6 +6,25 @@ use crate::bytes::{be16, be32, le16, le32, le64, set_le32};
 
 /// ext2, ext3, ext4, and the external journal of either: the superblock at byte 1024.
 pub fn ext(reader: &Reader<'_>) -> Option<Identity> {
+    let bytes = reader.read(1024, 1024)?;
+    if le32(&bytes, 24) > 6 {
+        return None;
+    }
+    ext_superblock(&bytes)
+}
+
+/// ext2, ext3 and ext4 whose first superblock is gone: one of its copies at the places that mke2fs chooses by default.
+pub fn ext_copy(reader: &Reader<'_>) -> Option<Identity> {
+    /// Block size as its logarithm over 1024, and the first block of a group.
+    const COPIES: [(u32, u64); 6] = [(2, 32768), (0, 8193), (1, 16384), (2, 98304), (0, 24577), (1, 49152)];
+    COPIES.iter().find_map(|&(log, block)| {
+        let bytes = reader.read(block << (10 + log), 1024)?;
+        let is_copy = le32(&bytes, 24) == log && le16(&bytes, 90) > 0;
+        if is_copy { ext_superblock(&bytes) } else { None }
+    })
+}
+
+fn ext_superblock(bytes: &[u8]) -> Option<Identity> {
     const HAS_JOURNAL: u32 = 0x4;
     const JOURNAL_DEVICE: u32 = 0x8;
     /// Filetype, journal to recover, meta groups.
@@ -13,11 +32,10 @@ pub fn ext(reader: &Reader<'_>) -> Option<Identity> {
     const EXT2_INCOMPATIBLE: u32 = 0x2 | 0x10;
     /// Sparse superblocks, large files, tree directories that never were.
     const EXT3_READ_ONLY: u32 = 0x1 | 0x2 | 0x4;
-    let bytes = reader.read(1024, 1024)?;
-    if le16(&bytes, 56) != 0xef53 || le32(&bytes, 24) > 6 {
+    if le16(bytes, 56) != 0xef53 {
         return None;
     }
-    let (compatible, incompatible, read_only) = (le32(&bytes, 92), le32(&bytes, 96), le32(&bytes, 100));
+    let (compatible, incompatible, read_only) = (le32(bytes, 92), le32(bytes, 96), le32(bytes, 100));
     let has_journal = compatible & HAS_JOURNAL != 0;
     let (kind, usage) = if incompatible & JOURNAL_DEVICE != 0 {
         ("jbd", Usage::Other)
@@ -28,8 +46,8 @@ pub fn ext(reader: &Reader<'_>) -> Option<Identity> {
     } else {
         ("ext4", Usage::Filesystem)
     };
-    let version = format!("{}.{}", le32(&bytes, 76), le16(&bytes, 62));
-    Some(Identity::new(kind, usage).uuid(&bytes, 104).label(&bytes[120..136]).version(version))
+    let version = format!("{}.{}", le32(bytes, 76), le16(bytes, 62));
+    Some(Identity::new(kind, usage).uuid(bytes, 104).label(&bytes[120..136]).version(version))
 }
 
 /// XFS: the superblock in the first sector.

@@ -122,6 +122,7 @@ const PROBES: &[Probe] = &[
     unix::zfs,
     small::bfs,
     small::minix,
+    linux::ext_copy,
 ];
 
 /// Identifies what lies on a device; `None` when nothing is known that looks like it.

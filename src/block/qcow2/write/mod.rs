@@ -19,7 +19,6 @@ use super::header::{AT_AUTOCLEAR, COMPRESSED, COPIED, Header, OFFSET_MASK, ZERO}
 use super::mapping::Mapping;
 use super::snapshot::Snapshots;
 use super::storage::Storage;
-use super::table::Table;
 use super::{Image, Parts};
 use crate::error::{Error, Result};
 use epoch::{Epochs, Inside};
@@ -29,12 +28,15 @@ use protected::Protected;
 use range::RangeLock;
 use refcount::{Refcounts, Run};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The most that one write moves to new clusters at a time, in bytes.
 const MAX_RUN: u64 = 4 << 20;
 /// The most that is put together in memory to be written at once, in bytes.
 const MAX_TOGETHER: u64 = 256 << 10;
+
+/// How many clusters the L1 tables of snapshots may take in an image that is written.
+const MAX_SNAPSHOT_CLUSTERS: u64 = 1 << 20;
 
 /// What makes an image writable.
 pub(super) struct Writer {
@@ -53,7 +55,7 @@ impl Writer {
         storage: &Arc<dyn Storage>,
         header: &Header,
         snapshots: &Snapshots,
-        l1: &Table,
+        l1: &[AtomicU64],
         parts: &Parts,
     ) -> Result<Self> {
         header.check_writable()?;
@@ -66,12 +68,17 @@ impl Writer {
         protect(header.l1_offset, u64::from(header.l1_entries) * 8);
         protect(header.snapshots_offset, snapshots.bytes);
         let file_size = storage.size()?;
+        let mut left = MAX_SNAPSHOT_CLUSTERS;
         for snapshot in &snapshots.all {
             header.check_l1(snapshot.l1_offset, snapshot.l1_entries, 0, file_size)?;
-            protect(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8);
+            let bytes = u64::from(snapshot.l1_entries) * 8;
+            left = left
+                .checked_sub(bytes.div_ceil(header.cluster_size()))
+                .ok_or_else(|| Error::unsupported("writing a qcow2 image whose snapshots have so long L1 tables"))?;
+            protect(snapshot.l1_offset, bytes);
         }
-        for index in 0..l1.len() {
-            let offset = l1.get(index) & OFFSET_MASK;
+        for entry in l1 {
+            let offset = entry.load(Ordering::Acquire) & OFFSET_MASK;
             if offset != 0 {
                 protect(offset, 1);
             }

@@ -92,7 +92,11 @@ impl Refcounts {
                 if block >= file_size {
                     return Err(damaged("it points past the end of the file"));
                 }
-                refcounts.protected.add(block >> header.cluster_bits, 1);
+                let cluster = block >> header.cluster_bits;
+                if refcounts.protected.first_of(cluster, 1).is_some() {
+                    return Err(damaged("two structures lie in the same place"));
+                }
+                refcounts.protected.add(cluster, 1);
             }
         }
         refcounts.find_end()?;

@@ -29,6 +29,10 @@ impl Replay<'_> {
     /// Takes an item of names over: links those that are new, unlinks those that are no more.
     pub(super) fn replay_names(&mut self, key: Key, item: &[u8]) -> Result<()> {
         let number = key.object;
+        if key.is(key.offset, kinds::INODE_REF) {
+            // The root directory's note of itself stands in no directory.
+            return self.overlay.put(key, item);
+        }
         let Some(target) = self.target_of(number)? else {
             return Err(Error::corrupt(format!("Btrfs log of inode {number}"), "there is no such inode"));
         };

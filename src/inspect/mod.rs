@@ -1,0 +1,152 @@
+//! Floor 5: what operating system a tree holds.
+//!
+//! [`look`] says whether a tree is the root of an operating system and which; [`mounts`] and [`assemble`] say what it
+//! mounts where; [`details`] and [`packages`] tell the rest. Everything is read through a [`Tree`], so nothing here knows
+//! how the bytes are stored, and no symbolic link leads out of the guest.
+//!
+//! A guest is hostile. Files are read up to a bound, pipes and devices are never opened, and what is damaged becomes a
+//! line of warning while the rest is told.
+
+mod assemble;
+mod boot;
+mod bsd;
+mod dos;
+mod elf;
+mod fstab;
+pub mod initrd;
+mod kernels;
+mod linux;
+mod logs;
+mod network;
+mod osinfo;
+mod ostree;
+mod packages;
+mod read;
+mod release;
+mod services;
+mod settings;
+mod ssh;
+mod subtree;
+mod types;
+mod users;
+mod windows;
+
+#[cfg(test)]
+#[path = "../../tests/common/fixture.rs"]
+mod fixture;
+
+pub use assemble::{Assembly, DeviceId, Placed, RootCandidate, assemble, drives};
+pub use fstab::{MountEntry, MountSpec};
+pub use subtree::Subtree;
+pub use types::*;
+
+use crate::error::Result;
+use crate::tree::Tree;
+use read::Guest;
+
+/// Describes the operating system whose root a tree is: a single filesystem, or all that it mounts together. Returns none
+/// where there is no system: a filesystem of `/boot`, of data.
+///
+/// An ostree deployment is found below the root; [`System::deployment`] then says where.
+///
+/// # Errors
+/// Those of reading the root folder. Whatever else cannot be read becomes a warning.
+pub fn look(tree: &Tree) -> Result<Option<System>> {
+    tree.attr(tree.root())?;
+    let guest = Guest::new(tree);
+    let mut system = bsd::look(&guest).or_else(|| linux::look(&guest));
+    if system.is_none()
+        && let Some(deployment) = ostree::deployment(&guest)
+        && let Some(inner) = ostree::tree_of(tree, &deployment, &guest)
+    {
+        let inner = Guest::new(&inner);
+        system = linux::look(&inner);
+        if let Some(system) = &mut system {
+            system.deployment = Some(deployment);
+        }
+        inner.into_warnings().into_iter().for_each(|warning| guest.warn(warning));
+    }
+    let system =
+        system.or_else(|| windows::look(&guest)).or_else(|| linux::media(&guest)).or_else(|| dos::look(&guest));
+    Ok(system.map(|mut system| {
+        system.warnings = guest.into_warnings();
+        system
+    }))
+}
+
+/// Gives `act` the tree that a system lies in: the tree itself, or the deployment below its root.
+fn within<T>(tree: &Tree, deployment: Option<&Deployment>, act: impl FnOnce(&Guest<'_>) -> T) -> (T, Vec<String>) {
+    let guest = Guest::new(tree);
+    if let Some(deployment) = deployment
+        && !linux::is_unix_root(&guest)
+        && let Some(inner) = ostree::tree_of(tree, deployment, &guest)
+    {
+        let inner = Guest::new(&inner);
+        let told = act(&inner);
+        return (told, inner.into_warnings());
+    }
+    let told = act(&guest);
+    (told, guest.into_warnings())
+}
+
+/// Returns what the system of a tree mounts at boot: fstab, then systemd's mount units.
+pub fn mounts(tree: &Tree) -> Vec<MountEntry> {
+    let guest = Guest::new(tree);
+    let deployment = if linux::is_unix_root(&guest) { None } else { ostree::deployment(&guest) };
+    within(tree, deployment.as_ref(), fstab::read).0
+}
+
+/// Returns the encrypted devices that the system of a tree opens at boot.
+pub fn crypttab(tree: &Tree) -> Vec<CryptEntry> {
+    within(tree, None, settings::crypttab).0
+}
+
+/// Returns the packages of a system, or the applications that Windows lists.
+pub fn packages(tree: &Tree, system: &System) -> Packages {
+    let (packages, warnings) = within(tree, system.deployment.as_ref(), |guest| match system.kind {
+        Kind::Windows => windows::applications(guest, system),
+        _ => packages::read(guest),
+    });
+    Packages { packages, warnings }
+}
+
+/// Tells more about a system. Its packages are asked for with [`packages`].
+pub fn details(tree: &Tree, system: &System) -> Details {
+    let (mut details, warnings) = within(tree, system.deployment.as_ref(), |guest| match system.kind {
+        Kind::Windows => windows::details(guest, system),
+        Kind::Dos => Details::default(),
+        _ if system.installer => Details::default(),
+        _ => unix(guest),
+    });
+    details.warnings = warnings;
+    details
+}
+
+fn unix(guest: &Guest<'_>) -> Details {
+    let (last_boot, last_shutdown, last_log) = logs::times(guest);
+    let init = services::init(guest);
+    Details {
+        kernels: kernels::list(guest),
+        boot_loader: boot::loader(guest),
+        services: services::enabled(guest, init.as_deref()),
+        init,
+        users: users::users(guest),
+        groups: users::groups(guest),
+        ssh_host_keys: ssh::host_keys(guest),
+        network: network::interfaces(guest),
+        mounts: fstab::read(guest),
+        crypttab: settings::crypttab(guest),
+        arrays: settings::arrays(guest),
+        selinux: settings::selinux(guest),
+        cloud_init: settings::cloud_init(guest),
+        virtio: kernels::virtio(guest),
+        last_boot,
+        last_shutdown,
+        last_log,
+        icon: linux::icon(guest),
+        warnings: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! ostree: a filesystem that holds whole systems in folders, of which the boot loader picks one.
+//!
+//! The layout is specified by ostree's documentation ("Anatomy of an OSTree repository", "Deployments").
+
+use super::read::{Guest, join, tidy};
+use super::subtree::Subtree;
+use super::types::Deployment;
+use crate::tree::{Mount, Tree};
+use std::sync::Arc;
+
+/// Finds the deployment that boots: the one that the boot loader's newest entry names, or else the newest folder.
+pub(super) fn deployment(guest: &Guest<'_>) -> Option<Deployment> {
+    for base in ["/ostree/deploy", "/sysroot/ostree/deploy"] {
+        let mut found: Vec<(bool, i64, Deployment)> = Vec::new();
+        for stateroot in guest.list(base) {
+            let folder = join(base, &stateroot);
+            let deployed = join(&folder, "deploy");
+            for name in guest.list(&deployed) {
+                let path = join(&deployed, &name);
+                let Some(at) = guest.found(&path).filter(|at| at.attr.is_dir()) else { continue };
+                let booted = booted(guest, base, &stateroot, &name);
+                found.push((booted, at.attr.mtime.seconds, Deployment { path, var: join(&folder, "var") }));
+            }
+        }
+        found.sort_by_key(|(booted, changed, _)| (*booted, *changed));
+        if let Some((_, _, deployment)) = found.pop() {
+            return Some(deployment);
+        }
+    }
+    None
+}
+
+/// Says whether the first link of `/ostree/boot.N` leads to a deployment.
+fn booted(guest: &Guest<'_>, base: &str, stateroot: &[u8], name: &[u8]) -> bool {
+    let ostree = base.strip_suffix("/deploy").unwrap_or(base);
+    for number in ["boot.0", "boot.1"] {
+        let root = format!("{ostree}/{number}");
+        let root = join(&root, stateroot);
+        for checksum in guest.list(&root) {
+            let link = guest.link(join(join(&root, &checksum), "0"));
+            if link.is_some_and(|target| target.ends_with(name)) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Returns a deployment as a tree of its own, with the `/var` that belongs to it.
+pub(super) fn tree_of(tree: &Tree, deployment: &Deployment, guest: &Guest<'_>) -> Option<Tree> {
+    let physical = &tree.mounts().first()?.filesystem;
+    let open = |path: &[u8]| Subtree::open(physical.clone(), path);
+    let root = open(&deployment.path).map_err(|error| guest.warn_of(&deployment.path, &error)).ok()?;
+    let mount = |filesystem, mountpoint: &str| Mount {
+        filesystem: Arc::new(filesystem),
+        mountpoint: mountpoint.into(),
+        source: tidy(&deployment.path),
+    };
+    let mut mounts = vec![mount(root, "/")];
+    let alone = Tree::new(mounts.clone()).ok()?;
+    for (path, mountpoint) in [(deployment.var.as_slice(), "/var"), (b"/boot", "/boot"), (b"/", "/sysroot")] {
+        let there = alone.resolve(mountpoint.as_bytes(), false).is_ok_and(|found| found.attr.is_dir());
+        if let (true, Ok(filesystem)) = (there, open(path)) {
+            mounts.push(mount(filesystem, mountpoint));
+        }
+    }
+    Tree::new(mounts).map_err(|error| guest.warn_of(&deployment.path, &error)).ok()
+}

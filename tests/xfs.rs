@@ -1,0 +1,243 @@
+//! The XFS driver against the kernel: images that mkfs.xfs made and the kernel filled, compared in everything that a user
+//! could notice.
+
+mod common;
+#[path = "common/xfs.rs"]
+mod xfs;
+
+use guestctl::fs::Filesystem;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::{Mode, SFlag, mknod};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::Path;
+use tempfile::TempDir;
+use xfs::{Except, Mount, compare, compare_statfs, make_image, open, run, text, try_run};
+
+/// Says whether the kernel's mounts can be used, and if not, that the test is skipped.
+fn can_mount() -> bool {
+    for tool in ["mkfs.xfs", "xfs_io", "getfattr", "setfattr", "setfacl"] {
+        if !common::has_tool(tool) {
+            common::skip(&format!("{tool} is not installed"));
+            return false;
+        }
+    }
+    if !common::is_root() {
+        common::skip("mounting needs root");
+        return false;
+    }
+    true
+}
+
+/// Returns bytes that do not repeat soon.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn fill_files(root: &Path) {
+    for (number, size) in [0, 1, 511, 512, 4095, 4096, 4097, 100_000, 3 << 20].into_iter().enumerate() {
+        fs::write(root.join(format!("file-{size}")), noise(size, number as u64)).expect("writes");
+    }
+    let sparse = File::create(root.join("sparse")).expect("makes");
+    for at in [0, 70_000, 1 << 20, 1 << 30, (1 << 40) + 12_345] {
+        sparse.write_all_at(&noise(5000, at), at).expect("writes");
+    }
+    sparse.set_len(1 << 41).expect("sizes");
+    File::create(root.join("hole only")).expect("makes").set_len(10_000_000).expect("sizes");
+    let fragmented = File::create(root.join("fragmented")).expect("makes");
+    for number in 0..6000 {
+        fragmented.write_all_at(&noise(900, number), number * 8192 + 100).expect("writes");
+    }
+    let reserved = File::create(root.join("reserved")).expect("makes");
+    fallocate(&reserved, FallocateFlags::empty(), 0, 1 << 20).expect("reserves");
+    reserved.write_all_at(&noise(50_000, 9), 300_000).expect("writes");
+    fallocate(&reserved, FallocateFlags::FALLOC_FL_KEEP_SIZE, 1 << 20, 1 << 20).expect("reserves");
+    fs::hard_link(root.join("file-4097"), root.join("another name")).expect("links");
+    fs::set_permissions(root.join("file-1"), fs::Permissions::from_mode(0o6751)).expect("sets");
+    std::os::unix::fs::chown(root.join("file-1"), Some(70_000), Some(0xffff_fff0)).expect("sets");
+    // Where the filesystem has no reflinks, there is nothing to share.
+    let (from, to) = (root.join("file-3145728"), root.join("shared"));
+    if try_run("cp", &["--reflink=always", text(&from), text(&to)]).status.success() {
+        File::options().write(true).open(&to).expect("opens").write_all_at(b"changed", 1 << 20).expect("writes");
+    }
+    for (name, when) in [("old", "1901-12-14 00:00:00.123456789"), ("new", "2105-06-07 08:09:10.987654321")] {
+        fs::write(root.join(name), when).expect("writes");
+        run("touch", &["-d", when, text(&root.join(name))]);
+    }
+    let mode = Mode::from_bits_truncate(0o640);
+    mknod(&root.join("char"), SFlag::S_IFCHR, mode, nix::sys::stat::makedev(200, 70_000)).expect("makes");
+    mknod(&root.join("block"), SFlag::S_IFBLK, mode, nix::sys::stat::makedev(8, 1)).expect("makes");
+    mknod(&root.join("fifo"), SFlag::S_IFIFO, mode, 0).expect("makes");
+    mknod(&root.join("socket"), SFlag::S_IFSOCK, mode, 0).expect("makes");
+    for len in [1, 20, 300, 400, 950, 1023] {
+        symlink("x".repeat(len), root.join(format!("link-{len}"))).expect("links");
+    }
+}
+
+fn fill_folders(root: &Path, most: usize) {
+    let target = root.join("target of links");
+    fs::write(&target, "a file of many names").expect("writes");
+    for count in [1, 5, 40, 200, 1000, most] {
+        let folder = root.join(format!("folder-{count}"));
+        let other = root.join(format!("other-{count}"));
+        fs::create_dir(&folder).expect("makes");
+        fs::create_dir(&other).expect("makes");
+        // Two folders that grow in turn take blocks in turn.
+        for number in 0..count {
+            fs::hard_link(&target, folder.join(format!("a name with the number {number}"))).expect("links");
+            fs::hard_link(&target, other.join(format!("{number}"))).expect("links");
+        }
+        for number in (0..count).filter(|number| number % 7 == 3) {
+            fs::remove_file(folder.join(format!("a name with the number {number}"))).expect("unlinks");
+        }
+    }
+    let odd = root.join("odd names");
+    fs::create_dir(&odd).expect("makes");
+    for name in [&b"\xff\xfe not text"[..], &[b'n'; 255], b"new\nline", b"...", b" ", b"\\"] {
+        fs::write(odd.join(OsStr::from_bytes(name)), name).expect("writes");
+    }
+    // Names of one hash: in each word, a bit may go to the next byte without a change of the sum.
+    let alike = root.join("alike");
+    fs::create_dir(&alike).expect("makes");
+    for number in 0..1024_u32 {
+        let mut name = Vec::new();
+        for bit in 0..10 {
+            name.extend(if number >> bit & 1 == 0 { b"axcd" } else { b"axb\xe4" });
+        }
+        fs::hard_link(&target, alike.join(OsStr::from_bytes(&name))).expect("links");
+    }
+    let mut deep = root.to_owned();
+    for number in 0..60 {
+        deep.push(format!("{number}"));
+        fs::create_dir(&deep).expect("makes");
+    }
+}
+
+fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+    let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+    run("setfattr", &["-h", "-n", name, "-v", &format!("0x{hex}"), text(path)]);
+}
+
+fn fill_xattrs(root: &Path) {
+    let file = |name: &str| {
+        let path = root.join(name);
+        fs::write(&path, name).expect("writes");
+        path
+    };
+    let few = file("xattr-few");
+    set_xattr(&few, "user.short", b"value");
+    set_xattr(&few, "user.empty", b"");
+    set_xattr(&few, "trusted.short", b"\0\x01");
+    set_xattr(&few, "security.short", b"label");
+    let many = file("xattr-many");
+    for number in 0..60 {
+        set_xattr(&many, &format!("user.number {number}"), &noise(number * 9, number as u64));
+        set_xattr(&many, &format!("trusted.number {number}"), b"other space");
+    }
+    let long = file("xattr-long");
+    for size in [1000, 2100, 4040, 4041, 20_000, 60_000] {
+        set_xattr(&long, &format!("user.long {size}"), &noise(size, size as u64));
+    }
+    let more = file("xattr-more");
+    let lines: String =
+        (0..1500).map(|number| format!("user.a rather long name with number {number}=\"{number}\"\n")).collect();
+    let dump = root.join("xattr-dump");
+    fs::write(&dump, format!("# file: {}\n{lines}", text(&more))).expect("writes");
+    run("setfattr", &["-h", &format!("--restore={}", text(&dump))]);
+    let acl = file("acl");
+    run("setfacl", &["-m", "u:1000:rwx,g:1001:r,u:70000:-,m::rw", text(&acl)]);
+    let folder = root.join("acl folder");
+    fs::create_dir(&folder).expect("makes");
+    run("setfacl", &["-m", "u:1000:rx", text(&folder)]);
+    run("setfacl", &["-d", "-m", "u:1000:rwx,g:5:rx", text(&folder)]);
+    fs::write(folder.join("inherits"), "x").expect("writes");
+    let link = root.join("link with attributes");
+    symlink("nowhere", &link).expect("links");
+    set_xattr(&link, "trusted.link", b"of the link itself");
+    for (name, flags) in [("immutable", "+i"), ("append", "+a"), ("others", "+dAS")] {
+        run("chattr", &[flags, text(&file(name))]);
+    }
+}
+
+fn clear_flags(root: &Path) {
+    run("chattr", &["-i", text(&root.join("immutable"))]);
+    run("chattr", &["-a", text(&root.join("append"))]);
+}
+
+/// Makes a filesystem with such options, fills it and compares.
+fn check(args: &[&str], folder: usize) {
+    if !can_mount() {
+        return;
+    }
+    let temp = TempDir::new().expect("a folder");
+    let (image, dir) = (temp.path().join("disk.img"), temp.path().join("mnt"));
+    if !make_image(&image, 512 << 20, args) {
+        return common::skip(&format!("this mkfs.xfs does not know {args:?}"));
+    }
+    let Some(mount) = Mount::new(&image, &dir, "rw") else {
+        return common::skip(&format!("this kernel does not mount {args:?}"));
+    };
+    fill_files(mount.path());
+    fill_folders(mount.path(), folder);
+    fill_xattrs(mount.path());
+    drop(mount);
+    let mount = Mount::new(&image, &dir, "ro").expect("mounts");
+    let filesystem = open(&image).expect("opens");
+    assert_eq!(filesystem.info().warnings, [""; 0]);
+    compare_statfs(&filesystem, mount.path());
+    let compared = compare(&filesystem, mount.path(), Except::default());
+    assert!(compared.files > 100 && compared.names > folder * 3 / 2 && compared.xattrs > 1600, "{compared:?}");
+    for (name, flags) in [("immutable", 0x10), ("append", 0x20), ("others", 0x40 | 0x80 | 0x8), ("file-1", 0)] {
+        assert_eq!(filesystem.lookup(filesystem.root(), name.as_bytes()).expect("is there").flags, flags, "{name}");
+    }
+    clear_flags_later();
+}
+
+fn clear_flags_later() {
+    // The image goes with its folder, flags and all.
+    let _ = clear_flags;
+}
+
+#[test]
+fn the_default_filesystem_reads_as_the_kernel_reads_it() {
+    check(&[], 3000);
+}
+
+#[test]
+fn blocks_of_1_kib_and_a_large_folder_read_as_the_kernel_reads_them() {
+    check(&["-b", "size=1024", "-m", "rmapbt=1"], 30_000);
+}
+
+#[test]
+fn blocks_of_64_kib_read_as_the_kernel_reads_them() {
+    check(&["-b", "size=65536"], 3000);
+}
+
+#[test]
+fn blocks_of_16_kib_read_as_the_kernel_reads_them() {
+    check(&["-b", "size=16384", "-s", "size=4096", "-i", "nrext64=1"], 3000);
+}
+
+#[test]
+fn directory_blocks_larger_than_blocks_read_as_the_kernel_reads_them() {
+    check(&["-b", "size=1024", "-n", "size=16384", "-i", "nrext64=1"], 5000);
+}
+
+#[test]
+fn large_inodes_and_sectors_read_as_the_kernel_reads_them() {
+    check(&["-i", "size=2048", "-s", "size=4096", "-n", "size=65536"], 5000);
+}
+
+#[test]
+fn a_filesystem_without_the_newer_features_reads_as_the_kernel_reads_it() {
+    check(&["-m", "bigtime=0,reflink=0,finobt=0,inobtcount=0", "-i", "sparse=0,nrext64=0,maxpct=0"], 3000);
+}
