@@ -27,6 +27,8 @@ mod drive;
 mod files;
 pub mod glob;
 mod layout;
+mod local;
+mod mkfs;
 mod mounts;
 pub(crate) mod ordered;
 mod partitions;
@@ -41,6 +43,7 @@ pub use devices::{DeviceInfo, FilesystemInfo};
 pub use drive::{DriveOptions, Overlay};
 pub use files::Entry;
 pub use layout::{Layout, MountSpec};
+pub use mkfs::MkfsOptions;
 pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
 pub(crate) use search::lines;
@@ -102,6 +105,7 @@ pub struct Guestfs {
     tree: Option<Arc<Tree>>,
     progress: Option<ProgressCallback>,
     trace: bool,
+    local: Option<local::LocalMount>,
 }
 
 impl Guestfs {
@@ -123,6 +127,7 @@ impl Guestfs {
             tree: None,
             progress: None,
             trace: false,
+            local: None,
         }
     }
 
@@ -240,9 +245,10 @@ impl Guestfs {
     /// # Errors
     /// Those of making what was written durable.
     pub fn shutdown(&mut self) -> Result<()> {
+        let local = if self.local.is_some() { self.umount_local() } else { Ok(()) };
         let result = self.umount_all();
         self.launched = None;
-        result
+        local.and(result)
     }
 
     /// Returns what a person should know of the drives: a damaged table, a partition that was clipped.
