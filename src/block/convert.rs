@@ -132,7 +132,8 @@ fn for_pieces(
 ) -> Result<()> {
     let state = TurnState { at: 0, given: 0, turn: 0, failed: None, stopped: false };
     let turns = Turns { state: Mutex::new(state), changed: Condvar::new() };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    // Twice as many as there are cores: some wait for the host or for their turn.
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get() * 2).min(64);
     let worker = || {
         let mut buffer = vec![0; Bulk::PIECE.min(source.size().max(1)) as usize];
         loop {

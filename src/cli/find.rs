@@ -7,7 +7,7 @@ use super::{exit, ls};
 use crate::error::{Error, IoContext, Result};
 use crate::fs::{Attr, FileType};
 use crate::guestfs::glob;
-use crate::tree::Visit;
+use crate::tree::{Named, Visit};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -134,13 +134,22 @@ impl Size {
 }
 
 impl Args {
-    fn wants(&self, path: &[u8], name: &[u8], attr: &Attr) -> bool {
+    /// Says whether the names and the type alone decide what is shown, and all that is shown.
+    fn needs_no_inodes(&self) -> bool {
+        !self.json && !self.long && self.size.is_empty() && self.uid.is_none() && self.perm.is_none()
+    }
+
+    fn wants_name(&self, path: &[u8], name: &[u8], file_type: FileType) -> bool {
         let any = |patterns: &[OsString], text: &[u8]| {
             patterns.is_empty() || patterns.iter().any(|pattern| glob::matches(pattern.as_bytes(), text))
         };
         any(&self.name, name)
             && any(&self.path, path)
-            && self.types.as_ref().is_none_or(|types| types.0.contains(&attr.file_type))
+            && self.types.as_ref().is_none_or(|types| types.0.contains(&file_type))
+    }
+
+    fn wants(&self, path: &[u8], name: &[u8], attr: &Attr) -> bool {
+        self.wants_name(path, name, attr.file_type)
             && self.size.iter().all(|size| size.holds(attr.size))
             && self.uid.is_none_or(|uid| uid == attr.uid)
             && self.perm.is_none_or(|bits| attr.permissions & bits == bits)
@@ -162,41 +171,50 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for path in paths {
         let top = path.as_bytes();
         let start = tree.resolve(top, args.dereferences(top)).map_err(|error| image::in_guest(file, top, error))?;
+        let mut complain = |path: &[u8], error: Error| {
+            image::complain(file, &image::below(top, path), error);
+            failed = true;
+            Ok(())
+        };
+        let next = |depth: usize| match args.max_depth {
+            Some(deepest) if depth >= deepest => Visit::Skip,
+            _ => Visit::Enter,
+        };
+        let doing = || "cannot write to standard output";
+        if args.needs_no_inodes() {
+            let mut show = |found: Named<'_>| {
+                join(&mut whole, top, found.path);
+                let name = if found.depth > 0 { found.name } else { last_name(top) };
+                if found.depth >= args.min_depth && args.wants_name(&whole, name, found.file_type) {
+                    names.write(&mut out, &whole).doing(doing)?;
+                    out.write_all(if args.null { b"\0" } else { b"\n" }).doing(doing)?;
+                }
+                Ok(next(found.depth))
+            };
+            tree.visit_names(start.node, false, &mut show, &mut complain)?;
+            continue;
+        }
         tree.visit(
             start.node,
             false,
             &mut |found| {
-                whole.clear();
-                whole.extend_from_slice(top);
-                if !found.path.is_empty() && !top.ends_with(b"/") {
-                    whole.push(b'/');
-                }
-                whole.extend_from_slice(found.path);
+                join(&mut whole, top, found.path);
                 let name = if found.depth > 0 { found.name } else { last_name(top) };
                 if found.depth >= args.min_depth && args.wants(&whole, name, found.attr) {
-                    let text = || "cannot write to standard output";
                     if args.json {
                         let line = Row::new(tree, &whole, found.node, found.attr)?.line();
-                        writeln!(out, "{line}").doing(text)?;
+                        writeln!(out, "{line}").doing(doing)?;
                     } else {
                         if args.long {
-                            ls::write_long(&mut out, found.attr, false).doing(text)?;
+                            ls::write_long(&mut out, found.attr, false).doing(doing)?;
                         }
-                        names.write(&mut out, &whole).doing(text)?;
-                        out.write_all(if args.null { b"\0" } else { b"\n" }).doing(text)?;
+                        names.write(&mut out, &whole).doing(doing)?;
+                        out.write_all(if args.null { b"\0" } else { b"\n" }).doing(doing)?;
                     }
                 }
-                Ok(if args.max_depth.is_some_and(|deepest| found.depth >= deepest) {
-                    Visit::Skip
-                } else {
-                    Visit::Enter
-                })
+                Ok(next(found.depth))
             },
-            &mut |path, error| {
-                image::complain(file, &image::below(top, path), error);
-                failed = true;
-                Ok(())
-            },
+            &mut complain,
         )?;
     }
     out.flush().doing(|| "cannot write to standard output")?;
@@ -208,6 +226,16 @@ impl Args {
     fn dereferences(&self, top: &[u8]) -> bool {
         top.ends_with(b"/")
     }
+}
+
+/// Puts together the path of what was found, as find does: what was named, and the path below it.
+fn join(whole: &mut Vec<u8>, top: &[u8], path: &[u8]) {
+    whole.clear();
+    whole.extend_from_slice(top);
+    if !path.is_empty() && !top.ends_with(b"/") {
+        whole.push(b'/');
+    }
+    whole.extend_from_slice(path);
 }
 
 /// Returns the last name of a path; `/` has that name itself.

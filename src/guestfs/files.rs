@@ -631,14 +631,19 @@ impl Guestfs {
     }
 
     fn find_bytes(&self, path: &OsStr) -> Result<Vec<Vec<u8>>> {
-        self.find_folder(path)?;
+        let (tree, found) = self.find_folder(path)?;
         let mut paths = Vec::new();
-        self.walk(path, |file| {
-            if file.depth > 0 {
-                paths.push(file.path.to_vec());
-            }
-            Ok(Visit::Enter)
-        })?;
+        tree.visit_names(
+            found.node,
+            false,
+            &mut |file| {
+                if file.depth > 0 {
+                    paths.push(file.path.to_vec());
+                }
+                Ok(Visit::Enter)
+            },
+            &mut |below, error| Err(error.at(format!("{}/{}", path.display(), below.escape_ascii()))),
+        )?;
         paths.sort();
         Ok(paths)
     }

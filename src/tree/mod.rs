@@ -9,7 +9,7 @@ mod path;
 mod visit;
 
 pub use path::{Found, MAX_PATH, MAX_SYMLINKS};
-pub use visit::{Visit, Visited};
+pub use visit::{Named, Visit, Visited};
 
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::{Attr, DirEntry, Filesystem, FilesystemWrite, Ino, StatFs};

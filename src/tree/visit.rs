@@ -20,6 +20,21 @@ pub struct Visited<'a> {
     pub depth: usize,
 }
 
+/// What a visitor sees of one file without its inode.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// The path below the folder where the walk began; empty for that folder itself.
+    pub path: &'a [u8],
+    /// The last name of the path.
+    pub name: &'a [u8],
+    /// The file.
+    pub node: Node,
+    /// What kind of file it is, as its folder tells it.
+    pub file_type: FileType,
+    /// How many folders deep it lies; 0 where the walk began.
+    pub depth: usize,
+}
+
 /// What a walk does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
@@ -37,6 +52,7 @@ const MAX_DEPTH: usize = 4096;
 struct Pending {
     name: Vec<u8>,
     node: Node,
+    file_type: Option<FileType>,
 }
 
 /// The entries of one folder that are still to be visited, in reverse, and how long the path is there.
@@ -61,9 +77,59 @@ impl Tree {
         visit: &mut dyn FnMut(Visited<'_>) -> Result<Visit>,
         failed: &mut dyn FnMut(&[u8], Error) -> Result<()>,
     ) -> Result<()> {
-        let attr = self.attr(start)?;
-        let top = visit(Visited { path: b"", name: b"", node: start, attr: &attr, depth: 0 })?;
-        if top != Visit::Enter || !attr.is_dir() {
+        let failed = std::cell::RefCell::new(failed);
+        let mut with_attr = |path: &[u8], name: &[u8], node: Node, _, depth: usize| {
+            let attr = match self.attr(node) {
+                Ok(attr) => attr,
+                Err(error) if depth == 0 => return Err(error),
+                Err(error) => {
+                    failed.borrow_mut()(path, error)?;
+                    return Ok((Visit::Skip, false));
+                }
+            };
+            Ok((visit(Visited { path, name, node, attr: &attr, depth })?, attr.is_dir()))
+        };
+        self.walk(start, sorted, &mut with_attr, &mut |path, error| failed.borrow_mut()(path, error))
+    }
+
+    /// Visits a file and everything below it as [`visit`](Self::visit) does, but reads no inodes where the folders tell
+    /// what kind each file is.
+    ///
+    /// # Errors
+    /// As [`visit`](Self::visit).
+    pub fn visit_names(
+        &self,
+        start: Node,
+        sorted: bool,
+        visit: &mut dyn FnMut(Named<'_>) -> Result<Visit>,
+        failed: &mut dyn FnMut(&[u8], Error) -> Result<()>,
+    ) -> Result<()> {
+        let failed = std::cell::RefCell::new(failed);
+        let mut with_type = |path: &[u8], name: &[u8], node: Node, known: Option<FileType>, depth: usize| {
+            let file_type = match known.map_or_else(|| self.attr(node).map(|attr| attr.file_type), Ok) {
+                Ok(file_type) => file_type,
+                Err(error) if depth == 0 => return Err(error),
+                Err(error) => {
+                    failed.borrow_mut()(path, error)?;
+                    return Ok((Visit::Skip, false));
+                }
+            };
+            let next = visit(Named { path, name, node, file_type, depth })?;
+            Ok((next, file_type == FileType::Directory))
+        };
+        self.walk(start, sorted, &mut with_type, &mut |path, error| failed.borrow_mut()(path, error))
+    }
+
+    /// Walks over everything. `visit` gets path, name, node, the type as far as it is known, and the depth; it returns
+    /// what comes next and whether the file is a folder.
+    fn walk(
+        &self,
+        start: Node,
+        sorted: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8], Node, Option<FileType>, usize) -> Result<(Visit, bool)>,
+        failed: &mut dyn FnMut(&[u8], Error) -> Result<()>,
+    ) -> Result<()> {
+        if visit(b"", b"", start, None, 0)? != (Visit::Enter, true) {
             return Ok(());
         }
         let mut path = Vec::new();
@@ -71,7 +137,7 @@ impl Tree {
         self.enter(start, &path, sorted, &mut levels, failed)?;
         while let Some(level) = levels.last_mut() {
             path.truncate(level.path_length);
-            let Some(Pending { name, node }) = level.entries.pop() else {
+            let Some(Pending { name, node, file_type }) = level.entries.pop() else {
                 levels.pop();
                 continue;
             };
@@ -79,24 +145,17 @@ impl Tree {
                 path.push(b'/');
             }
             path.extend_from_slice(&name);
-            let attr = match self.attr(node) {
-                Ok(attr) => attr,
-                Err(error) => {
-                    failed(&path, error)?;
-                    continue;
-                }
-            };
             let depth = levels.len();
-            match visit(Visited { path: &path, name: &name, node, attr: &attr, depth })? {
-                Visit::Stop => return Ok(()),
-                Visit::Enter if attr.file_type == FileType::Directory => {
+            match visit(&path, &name, node, file_type, depth)? {
+                (Visit::Stop, _) => return Ok(()),
+                (Visit::Enter, true) => {
                     if depth >= MAX_DEPTH || levels.iter().any(|level| level.node == node) {
                         failed(&path, Error::corrupt("directory tree", "a folder lies within itself"))?;
                     } else {
                         self.enter(node, &path, sorted, &mut levels, failed)?;
                     }
                 }
-                Visit::Enter | Visit::Skip => {}
+                (Visit::Enter | Visit::Skip, _) => {}
             }
         }
         Ok(())
@@ -112,7 +171,7 @@ impl Tree {
     ) -> Result<()> {
         let mut entries = Vec::new();
         let read = self.read_dir(node, 0, &mut |node, entry| {
-            entries.push(Pending { name: entry.name.to_vec(), node });
+            entries.push(Pending { name: entry.name.to_vec(), node, file_type: entry.file_type });
             ControlFlow::Continue(())
         });
         if let Err(error) = read {
