@@ -7,6 +7,7 @@ mod cat;
 mod exit;
 mod filesystems;
 mod image;
+mod inspect;
 mod logging;
 mod ls;
 mod mount;
@@ -34,6 +35,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Filesystems(filesystems::Args),
+    Inspect(inspect::Args),
     Ls(ls::Args),
     Cat(cat::Args),
     /// Print the commands' reference in Markdown
@@ -68,6 +70,7 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Mount(args) => mount::run(args, sink),
         Command::Umount(args) => umount::run(args),
         Command::Filesystems(args) => filesystems::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Ls(args) => ls::run(args),
         Command::Cat(args) => cat::run(args),
         Command::HelpMarkdown => {

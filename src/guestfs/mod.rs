@@ -24,6 +24,7 @@ mod files;
 mod layout;
 mod mounts;
 mod ordered;
+mod os;
 mod replace;
 
 pub use archive::{Compression, TarOptions};
@@ -31,6 +32,7 @@ pub use devices::{DeviceInfo, FilesystemInfo};
 pub use drive::{DriveOptions, Overlay};
 pub use files::Entry;
 pub use layout::{Layout, MountSpec};
+pub use os::Root;
 
 use crate::block::{ImageFormat, SharedDevice};
 use crate::cache::CachePool;
@@ -87,6 +89,8 @@ pub struct Guestfs {
     launched: Option<Launched>,
     mounts: Vec<mounts::Mounted>,
     tree: Option<Arc<Tree>>,
+    /// What `inspect_os` found.
+    roots: Option<Vec<Root>>,
     verbose: bool,
 }
 
@@ -107,6 +111,7 @@ impl Guestfs {
             launched: None,
             mounts: Vec::new(),
             tree: None,
+            roots: None,
             verbose: false,
         }
     }
@@ -221,6 +226,7 @@ impl Guestfs {
     pub fn shutdown(&mut self) -> Result<()> {
         let result = self.umount_all();
         self.launched = None;
+        self.roots = None;
         result
     }
 

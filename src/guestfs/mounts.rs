@@ -97,6 +97,16 @@ impl Guestfs {
         let held = launched.held(device)?;
         let filesystem = launched.filesystem(held, subvolume, &options, writable)?;
         let device = held.volume.name.clone();
+        self.mount_filesystem(device, mountpoint, filesystem)
+    }
+
+    /// Adds an open filesystem to the tree.
+    pub(super) fn mount_filesystem(
+        &mut self,
+        device: String,
+        mountpoint: impl AsRef<OsStr>,
+        filesystem: Arc<dyn Filesystem>,
+    ) -> Result<()> {
         let mountpoint = mountpoint.as_ref().as_bytes().to_vec();
         if !mountpoint.starts_with(b"/") {
             return Err(Error::Usage(format!("the mount point {} is not absolute", mountpoint.escape_ascii()).into()));
