@@ -137,7 +137,8 @@ fn a_dirty_journal_with_checksums_of_version_1_reads_as_after_the_kernels_replay
 #[test]
 fn a_dirty_journal_with_asynchronous_commits_reads_as_after_the_kernels_replay() {
     let args = ["-t", "ext4", "-J", "size=16"];
-    let warnings = compare_dirty(&args, "rw,data=writeback,journal_async_commit,journal_checksum", &Options::default(), be_busy);
+    let warnings =
+        compare_dirty(&args, "rw,data=writeback,journal_async_commit,journal_checksum", &Options::default(), be_busy);
     expect_replayed(warnings, "transactions of its journal were replayed");
 }
 
