@@ -106,7 +106,7 @@ fn survive_flips(bytes: &[u8], rounds: u32, seed: u32) {
     let mut state = seed;
     let mut next = |limit: usize| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (u64::from(state >> 4) * limit as u64 >> 28) as usize
+        ((u64::from(state >> 4) * limit as u64) >> 28) as usize
     };
     // Blocks that hold nothing are not worth changing.
     let used: Vec<usize> = (1..bytes.len() / 1024)
