@@ -1,5 +1,7 @@
 //! Floor 1: disk images as random-access bytes.
 
+pub mod convert;
+mod describe;
 pub mod lock;
 mod memory;
 pub mod nbd;
@@ -11,6 +13,7 @@ pub mod references;
 mod runs;
 mod slice;
 
+pub use describe::{ChainLink, ImageInfo, describe};
 pub use memory::MemoryDevice;
 pub use open::{OpenImage, OpenOptions, Via, open, open_with_overlay};
 pub use probe::{ImageFormat, PROBE_LENGTH, TRAILER_LENGTH};

@@ -5,7 +5,7 @@ use crate::error::Error;
 pub(super) const FAILED: u8 = 1;
 pub(super) const USAGE: u8 = 2;
 const NOT_AN_IMAGE: u8 = 3;
-const DAMAGED: u8 = 4;
+pub(super) const DAMAGED: u8 = 4;
 const UNSUPPORTED: u8 = 5;
 const IN_USE: u8 = 6;
 const NOT_FOUND: u8 = 7;

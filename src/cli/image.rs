@@ -1,9 +1,10 @@
 //! The arguments that say which image, and how to open it.
 
-use crate::block::{ImageFormat, Via};
+use crate::block::{ImageFormat, OpenOptions, Via};
 use crate::error::{Error, Result};
 use crate::guestfs::{DriveOptions, Guestfs, Layout, MountSpec, Overlay};
 use clap::{Args, ValueEnum};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// How images are opened.
@@ -48,6 +49,54 @@ enum ViaArg {
     Nbd,
 }
 
+/// How an image is opened that is worked on as a whole.
+#[derive(Args, Debug)]
+pub(super) struct Source {
+    /// Take the image to be of this format instead of looking: raw, qcow2, vmdk, vdi, vhdx, vpc, …
+    #[arg(long, value_name = "FMT")]
+    source_format: Option<String>,
+
+    /// Read the image in this program or through a qemu-nbd process
+    #[arg(long, value_enum, default_value_t = ViaArg::Auto)]
+    via: ViaArg,
+
+    /// Allow backing files and data files in this folder, beside the image's own (repeatable)
+    #[arg(long, value_name = "DIR")]
+    allow_backing: Vec<PathBuf>,
+
+    /// Read an image that a running machine has open for writing; what is read may be torn
+    #[arg(long)]
+    unlocked: bool,
+
+    /// Read an internal snapshot of a qcow2 image, by its name or number
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<String>,
+}
+
+impl Source {
+    /// Returns how the image is opened.
+    pub(super) fn options(&self) -> Result<OpenOptions> {
+        Ok(OpenOptions {
+            format: self.source_format.as_deref().map(ImageFormat::from_name).transpose()?,
+            via: self.via.into(),
+            allow_backing: self.allow_backing.clone(),
+            force: self.unlocked,
+            snapshot: self.snapshot.clone(),
+            ..OpenOptions::default()
+        })
+    }
+}
+
+impl From<ViaArg> for Via {
+    fn from(via: ViaArg) -> Self {
+        match via {
+            ViaArg::Auto => Self::Auto,
+            ViaArg::Native => Self::Native,
+            ViaArg::Nbd => Self::Nbd,
+        }
+    }
+}
+
 /// Which filesystems are looked at.
 #[derive(Args, Debug)]
 pub(super) struct Choosing {
@@ -74,6 +123,32 @@ enum LayoutArg {
     Devices,
 }
 
+/// Which files of which image are read.
+#[derive(Args, Debug)]
+pub(super) struct Reading {
+    #[command(flatten)]
+    choosing: Choosing,
+
+    #[command(flatten)]
+    opening: Opening,
+}
+
+impl Reading {
+    /// Opens an image and mounts what was asked for.
+    pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
+        let mut guest = self.opening.open(image)?;
+        self.choosing.mount(&mut guest, false)?;
+        Ok(guest)
+    }
+}
+
+impl Reading {
+    /// Opens an image without mounting anything.
+    pub(super) fn open_drives(&self, image: &str) -> Result<Guestfs> {
+        self.opening.open(image)
+    }
+}
+
 impl Opening {
     /// Opens the images for reading.
     pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
@@ -90,11 +165,7 @@ impl Opening {
     ) -> Result<Guestfs> {
         let options = DriveOptions {
             format: self.format.as_deref().map(ImageFormat::from_name).transpose()?,
-            via: match self.via {
-                ViaArg::Auto => Via::Auto,
-                ViaArg::Native => Via::Native,
-                ViaArg::Nbd => Via::Nbd,
-            },
+            via: self.via.into(),
             writable,
             allow_backing: self.allow_backing.clone(),
             force: self.force,
@@ -154,4 +225,26 @@ pub(super) fn split_path(image: &str) -> (&str, Option<&str>) {
 /// Returns an error as that of a path in an image.
 pub(super) fn in_guest(image: &str, path: &[u8], error: Error) -> Error {
     error.at(format!("{image}:{}", path.escape_ascii()))
+}
+
+/// Returns the image and the paths that are meant by `IMAGE PATH...` or `IMAGE:PATH PATH...`.
+pub(super) fn image_and_paths<'a>(image: &'a str, paths: &'a [OsString]) -> (&'a str, Vec<&'a OsStr>) {
+    let (file, inside) = split_path(image);
+    let paths = inside.map(OsStr::new).into_iter().chain(paths.iter().map(OsString::as_os_str)).collect();
+    (file, paths)
+}
+
+/// Says on standard error what went wrong with one file of several; the command goes on.
+pub(super) fn complain(image: &str, path: &[u8], error: Error) {
+    eprintln!("guestctl: {}", super::output::one_line(&in_guest(image, path, error).to_string()));
+}
+
+/// Returns the path of what a walk found below a folder.
+pub(super) fn below(folder: &[u8], path: &[u8]) -> Vec<u8> {
+    let mut whole = folder.to_vec();
+    if !path.is_empty() && !whole.ends_with(b"/") {
+        whole.push(b'/');
+    }
+    whole.extend_from_slice(path);
+    whole
 }

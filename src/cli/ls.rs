@@ -2,10 +2,10 @@
 
 use super::image::{self, Choosing, Opening};
 use super::output::{self, Names};
+use super::row::Row;
 use crate::error::{IoContext, Result};
 use crate::fs::{Attr, FileType};
 use crate::tree::{Found, Node, Tree, Visit};
-use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -54,22 +54,6 @@ pub(super) struct Args {
     opening: Opening,
 }
 
-/// One file in JSON.
-#[derive(Serialize)]
-struct Row {
-    path: String,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    mode: String,
-    nlink: u32,
-    uid: u32,
-    gid: u32,
-    size: u64,
-    mtime: f64,
-    inode: u64,
-    target: Option<String>,
-}
-
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (file, inside) = image::split_path(&args.image);
     let path = inside.map_or(args.path.as_bytes(), str::as_bytes);
@@ -108,12 +92,7 @@ impl Lister<'_> {
                 Ok(if file.depth == 0 || recursive { Visit::Enter } else { Visit::Skip })
             },
             &mut |path, error| {
-                let mut whole = start.path.clone();
-                if !whole.ends_with(b"/") && !path.is_empty() {
-                    whole.push(b'/');
-                }
-                whole.extend_from_slice(path);
-                eprintln!("guestctl: {}", output::one_line(&image::in_guest(self.file, &whole, error).to_string()));
+                image::complain(self.file, &image::below(&start.path, path), error);
                 *failed = true;
                 Ok(())
             },
@@ -121,45 +100,20 @@ impl Lister<'_> {
     }
 
     fn print(&self, out: &mut impl Write, path: &[u8], node: Node, attr: &Attr) -> Result<()> {
+        if self.args.json {
+            let line = Row::new(self.tree, path, node, attr)?.line();
+            return writeln!(out, "{line}").doing(|| "cannot write to standard output");
+        }
         let target = match attr.file_type {
-            FileType::Symlink if self.args.long || self.args.json => Some(self.tree.read_link(node)?),
+            FileType::Symlink if self.args.long => Some(self.tree.read_link(node)?),
             _ => None,
         };
         self.print_line(out, path, attr, target.as_deref()).doing(|| "cannot write to standard output")
     }
 
     fn print_line(&self, out: &mut impl Write, path: &[u8], attr: &Attr, target: Option<&[u8]>) -> io::Result<()> {
-        if self.args.json {
-            let row = Row {
-                path: String::from_utf8_lossy(path).into_owned(),
-                kind: type_name(attr.file_type),
-                mode: format!("{:04o}", attr.permissions),
-                nlink: attr.nlink,
-                uid: attr.uid,
-                gid: attr.gid,
-                size: attr.size,
-                mtime: attr.mtime.seconds as f64 + f64::from(attr.mtime.nanoseconds) / 1e9,
-                inode: attr.ino,
-                target: target.map(|target| String::from_utf8_lossy(target).into_owned()),
-            };
-            return writeln!(out, "{}", serde_json::to_string(&row).map_err(io::Error::other)?);
-        }
         if self.args.long {
-            let size = match attr.file_type {
-                FileType::CharDevice | FileType::BlockDevice => format!("{}, {}", attr.rdev.0, attr.rdev.1),
-                _ if self.args.human => output::human(attr.size),
-                _ => attr.size.to_string(),
-            };
-            write!(
-                out,
-                "{} {:>3} {:>5} {:>5} {:>10} {} ",
-                mode_text(attr),
-                attr.nlink,
-                attr.uid,
-                attr.gid,
-                size,
-                time_text(attr.mtime.seconds)
-            )?;
+            write_long(out, attr, self.args.human)?;
         }
         self.names.write(out, path)?;
         if let Some(target) = target
@@ -172,17 +126,15 @@ impl Lister<'_> {
     }
 }
 
-/// Returns the word for a type that `stat` and JSON have.
-pub(super) fn type_name(file_type: FileType) -> &'static str {
-    match file_type {
-        FileType::Regular => "file",
-        FileType::Directory => "directory",
-        FileType::Symlink => "symlink",
-        FileType::CharDevice => "char",
-        FileType::BlockDevice => "block",
-        FileType::Fifo => "fifo",
-        FileType::Socket => "socket",
-    }
+/// Writes what comes before the name in a long listing.
+pub(super) fn write_long(out: &mut impl Write, attr: &Attr, human: bool) -> io::Result<()> {
+    let size = match attr.file_type {
+        FileType::CharDevice | FileType::BlockDevice => format!("{}, {}", attr.rdev.0, attr.rdev.1),
+        _ if human => output::human(attr.size),
+        _ => attr.size.to_string(),
+    };
+    let (mode, time) = (mode_text(attr), time_text(attr.mtime.seconds));
+    write!(out, "{mode} {:>3} {:>5} {:>5} {size:>10} {time} ", attr.nlink, attr.uid, attr.gid)
 }
 
 /// Returns a mode as `ls -l` shows it: `-rwsr-xr-x`.

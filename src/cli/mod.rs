@@ -4,14 +4,32 @@
 //! [`Guestfs`](crate::guestfs::Guestfs) and the tree, and knows nothing of formats.
 
 mod cat;
+mod check;
+mod checksum;
+mod compact;
+mod convert;
+mod cp;
+mod create;
+mod df;
+mod diff;
+mod du;
 mod exit;
 mod filesystems;
+mod find;
+mod grep;
 mod image;
+mod info;
 mod inspect;
+mod jobs;
 mod logging;
 mod ls;
 mod mount;
 mod output;
+mod part;
+mod row;
+mod show;
+mod stat;
+mod tar_out;
 mod umount;
 
 use crate::error::Result;
@@ -38,6 +56,22 @@ enum Command {
     Inspect(inspect::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Stat(stat::Args),
+    Find(find::Args),
+    Grep(grep::Args),
+    Du(du::Args),
+    Df(df::Args),
+    Cp(cp::Args),
+    CopyOut(cp::CopyOutArgs),
+    TarOut(tar_out::Args),
+    Checksum(checksum::Args),
+    Diff(diff::Args),
+    Info(info::Args),
+    Check(check::Args),
+    Create(create::Args),
+    Part(part::Args),
+    Convert(convert::Args),
+    Compact(compact::Args),
     /// Print the commands' reference in Markdown
     #[command(hide = true, name = "help-markdown")]
     HelpMarkdown,
@@ -73,6 +107,22 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args),
         Command::Ls(args) => ls::run(args),
         Command::Cat(args) => cat::run(args),
+        Command::Stat(args) => stat::run(args),
+        Command::Find(args) => find::run(args),
+        Command::Grep(args) => grep::run(args),
+        Command::Du(args) => du::run(args),
+        Command::Df(args) => df::run(args),
+        Command::Cp(args) => cp::run(args),
+        Command::CopyOut(args) => cp::run_copy_out(args),
+        Command::TarOut(args) => tar_out::run(args),
+        Command::Checksum(args) => checksum::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Create(args) => create::run(args),
+        Command::Part(args) => part::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::HelpMarkdown => {
             output::print_markdown(&Cli::command());
             Ok(ExitCode::SUCCESS)

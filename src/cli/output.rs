@@ -1,6 +1,8 @@
 //! What the commands print, for people and for scripts.
 
+use crate::error::{Error, IoContext, Result};
 use clap::Command;
+use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
 /// Returns a text with control characters escaped, so that it is one line and moves no cursor.
@@ -42,6 +44,36 @@ pub(super) fn human(size: u64) -> String {
         unit += 1;
     }
     if value < 9.95 { format!("{value:.1}{}", UNITS[unit]) } else { format!("{value:.0}{}", UNITS[unit]) }
+}
+
+/// Returns the number of bytes that a text such as `512`, `10M` or `1.5G` means; the units are powers of 1024.
+pub(super) fn parse_size(text: &str) -> Result<u64> {
+    let wrong = || Error::Usage(format!("{text:?} is no size; write 512, 64K, 10M, 1.5G or 2T").into());
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text[number.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        "P" => 50,
+        _ => return Err(wrong()),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(1 << shift).ok_or_else(wrong);
+    }
+    let value = number.parse::<f64>().map_err(|_| wrong())? * (1_u64 << shift) as f64;
+    if number.starts_with(|first: char| first.is_ascii_digit()) && value.is_finite() && value < 9e18 {
+        Ok(value.round() as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// Prints a value as JSON.
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("texts and numbers can be written as JSON");
+    writeln!(io::stdout(), "{text}").doing(|| "cannot write to standard output")
 }
 
 /// Prints a table with its columns aligned; those named in `right` to the right.
@@ -92,6 +124,16 @@ mod tests {
     fn sizes_are_short() {
         for (size, text) in [(0, "0"), (1023, "1023"), (1024, "1.0K"), (10 << 20, "10M"), (6 << 30, "6.0G")] {
             assert_eq!(human(size), text);
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [("512", 512), ("64k", 65536), ("10M", 10 << 20), ("1.5GiB", 3 << 29), ("2TB", 2 << 40)] {
+            assert_eq!(parse_size(text).expect(text), size);
+        }
+        for wrong in ["", "M", "-1", "10X", "99999999999T", "nan", "1e400"] {
+            parse_size(wrong).expect_err(wrong);
         }
     }
 

@@ -5,7 +5,9 @@
 //! `SCHILY.acl.*`, and SELinux labels `RHT.security.selinux`.
 
 use super::files::PIECE;
+use super::glob::matches;
 use super::ordered::in_order;
+use super::progress::Meter;
 use super::{Guestfs, replace};
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use crate::fs::{Attr, FileType, Timestamp};
@@ -67,7 +69,8 @@ pub struct TarOptions {
     pub acls: bool,
     /// Writes SELinux labels.
     pub selinux: bool,
-    /// Leaves out what matches one of these: a path below the folder, or a name; `*` and `?` stand for any bytes.
+    /// Leaves out what matches one of these: a path below the folder, or a name; the patterns are those of
+    /// [`glob`](super::glob), and `*` stands for slashes too.
     pub excludes: Vec<Vec<u8>>,
 }
 
@@ -96,75 +99,65 @@ struct Ready {
     contents: Option<Vec<u8>>,
 }
 
-/// Says whether a pattern with `*` and `?` matches all of a text.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    // The place to try again from: after the last star, one byte further in the text.
-    let (mut at, mut here, mut again) = (0, 0, None);
-    while here < text.len() {
-        match pattern.get(at) {
-            Some(b'*') => {
-                again = Some((at + 1, here));
-                at += 1;
-            }
-            Some(&byte) if byte == b'?' || byte == text[here] => {
-                at += 1;
-                here += 1;
-            }
-            _ => match again {
-                Some((star, from)) => {
-                    at = star;
-                    here = from + 1;
-                    again = Some((star, from + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[at..].iter().all(|&byte| byte == b'*')
-}
-
 /// Writes a folder of a tree as a tar archive.
 ///
 /// # Errors
 /// Those of reading, with the path; and [`Error::Io`] for `out`.
-pub(crate) fn write_tar(tree: &Tree, top: Node, out: &mut dyn Write, options: &TarOptions) -> Result<()> {
+pub(crate) fn write_tar(
+    tree: &Tree,
+    top: Node,
+    out: &mut dyn Write,
+    options: &TarOptions,
+    meter: &dyn Fn(u64) -> Meter,
+) -> Result<()> {
     let place = || "cannot write the archive";
     let out = BufWriter::with_capacity(1 << 18, out);
     match options.compression {
-        Compression::None => write_plain(tree, top, out, options)?.flush().doing(place),
+        Compression::None => write_plain(tree, top, out, options, meter)?.flush().doing(place),
         Compression::Gzip => {
             let out = flate2::write::GzEncoder::new(out, flate2::Compression::default());
-            write_plain(tree, top, out, options)?.finish().and_then(|mut out| out.flush()).doing(place)
+            write_plain(tree, top, out, options, meter)?.finish().and_then(|mut out| out.flush()).doing(place)
         }
         Compression::Bzip2 => {
             let out = bzip2::write::BzEncoder::new(out, bzip2::Compression::default());
-            write_plain(tree, top, out, options)?.finish().and_then(|mut out| out.flush()).doing(place)
+            write_plain(tree, top, out, options, meter)?.finish().and_then(|mut out| out.flush()).doing(place)
         }
         Compression::Xz => {
             let out = liblzma::write::XzEncoder::new(out, 6);
-            write_plain(tree, top, out, options)?.finish().and_then(|mut out| out.flush()).doing(place)
+            write_plain(tree, top, out, options, meter)?.finish().and_then(|mut out| out.flush()).doing(place)
         }
         Compression::Zstd => {
             let out = zstd::Encoder::new(out, 3).doing(place)?;
-            write_plain(tree, top, out, options)?.finish().and_then(|mut out| out.flush()).doing(place)
+            write_plain(tree, top, out, options, meter)?.finish().and_then(|mut out| out.flush()).doing(place)
         }
         Compression::Lz4 => {
             let out = lz4_flex::frame::FrameEncoder::new(out);
-            let out = write_plain(tree, top, out, options)?;
+            let out = write_plain(tree, top, out, options, meter)?;
             out.finish().map_err(std::io::Error::other).and_then(|mut out| out.flush()).doing(place)
         }
     }
 }
 
-fn write_plain<W: Write>(tree: &Tree, top: Node, out: W, options: &TarOptions) -> Result<W> {
+fn write_plain<W: Write>(
+    tree: &Tree,
+    top: Node,
+    out: W,
+    options: &TarOptions,
+    meter: &dyn Fn(u64) -> Meter,
+) -> Result<W> {
     let items = list(tree, top, options)?;
+    let meter = meter(items.iter().filter(|item| item.link.is_none()).map(|item| item.attr.size).sum());
     let mut archive = tar::Builder::new(out);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let prepare = |item: Item| {
         let path = item.path.clone();
         prepare(tree, item, options).at(|| path.escape_ascii().to_string())
     };
-    in_order(items.into_iter(), threads, 128, prepare, |ready| append(&mut archive, tree, &ready?))?;
+    in_order(items.into_iter(), threads, 128, prepare, |ready| {
+        let ready = ready?;
+        append(&mut archive, tree, &ready)?;
+        meter.add(if ready.item.link.is_none() { ready.item.attr.size } else { 0 })
+    })?;
     archive.into_inner().doing(|| "cannot write the archive")
 }
 
@@ -478,8 +471,15 @@ impl Guestfs {
     /// As [`tar_out`](Self::tar_out); [`Error::Usage`] for another compression.
     pub fn tar_out_opts(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>, compress: Option<&str>) -> Result<()> {
         let compression = compress.map(str::parse).transpose()?.unwrap_or_default();
-        let options = TarOptions { compression, ..TarOptions::default() };
-        replace::write_file(to.as_ref(), |out| self.tar_out_with(path, out, &options))
+        self.tar_out_to(path, to, &TarOptions { compression, ..TarOptions::default() })
+    }
+
+    /// Writes a folder as a tar archive to a file of the host, with every option there is.
+    ///
+    /// # Errors
+    /// As [`tar_out`](Self::tar_out).
+    pub fn tar_out_to(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>, options: &TarOptions) -> Result<()> {
+        replace::write_file(to.as_ref(), |out| self.tar_out_with(path, out, options))
     }
 
     /// Writes a folder as a tar archive compressed by gzip.
@@ -496,32 +496,14 @@ impl Guestfs {
     /// As [`tar_out`](Self::tar_out).
     pub fn tar_out_with(&self, path: impl AsRef<OsStr>, out: &mut dyn Write, options: &TarOptions) -> Result<()> {
         let path = path.as_ref();
-        let (tree, found) = self.find_path(path, true)?;
-        if !found.attr.is_dir() {
-            return Err(Error::Errno(libc::ENOTDIR).at(path.display().to_string()));
-        }
-        write_tar(tree, found.node, out, options).at(|| path.display().to_string())
+        let (tree, found) = self.find_folder(path)?;
+        write_tar(tree, found.node, out, options, &|total| self.meter(total)).at(|| path.display().to_string())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_match_whole_texts() {
-        for (pattern, text, expected) in [
-            ("*.log", "a.log", true),
-            ("*.log", "a.logs", false),
-            ("a?c", "abc", true),
-            ("*a*b*", "xxaxxbxx", true),
-            ("*a*b", "xxaxxbxx", false),
-            ("", "", true),
-            ("*", "", true),
-        ] {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
-        }
-    }
 
     #[test]
     fn times_before_1970_are_negative_decimals() {

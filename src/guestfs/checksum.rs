@@ -2,6 +2,7 @@
 
 use super::files::PIECE;
 use super::ordered::in_order;
+use super::progress::Meter;
 use super::{Guestfs, replace};
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use crate::fs::FileType;
@@ -132,7 +133,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Returns the checksum of a regular file's contents.
-pub(crate) fn of_file(tree: &Tree, node: Node, algorithm: Algorithm, buffer: &mut Vec<u8>) -> Result<String> {
+pub(crate) fn of_file(
+    tree: &Tree,
+    node: Node,
+    algorithm: Algorithm,
+    buffer: &mut Vec<u8>,
+    meter: &Meter,
+) -> Result<String> {
     buffer.resize(PIECE, 0);
     let mut state = State::new(algorithm);
     let mut offset = 0;
@@ -143,6 +150,7 @@ pub(crate) fn of_file(tree: &Tree, node: Node, algorithm: Algorithm, buffer: &mu
         }
         state.update(&buffer[..count]);
         offset += count as u64;
+        meter.add(count as u64)?;
     }
 }
 
@@ -181,31 +189,59 @@ pub struct Summed {
 ///
 /// # Errors
 /// Those of listing the folders, and those of `take`.
-pub fn of_tree(tree: &Tree, top: Node, algorithm: Algorithm, take: impl FnMut(Summed) -> Result<()>) -> Result<()> {
+pub(crate) fn of_tree(
+    tree: &Tree,
+    top: Node,
+    algorithm: Algorithm,
+    meter: &dyn Fn(u64) -> Meter,
+    mut take: impl FnMut(Summed) -> Result<()>,
+) -> Result<()> {
     let mut files = Vec::new();
+    let mut total = 0;
     tree.visit(
         top,
         true,
         &mut |file| {
             if file.attr.file_type == FileType::Regular {
+                total += file.attr.size;
                 files.push((file.path.to_vec(), file.node));
             }
             Ok(Visit::Enter)
         },
         &mut |path, error| Err(error.at(path.escape_ascii().to_string())),
     )?;
+    let meter = meter(total);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let sum = |(path, node): (Vec<u8>, Node)| {
         thread_local! {
             static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
         }
-        let sum = BUFFER.with_borrow_mut(|buffer| of_file(tree, node, algorithm, buffer));
+        let sum = BUFFER.with_borrow_mut(|buffer| of_file(tree, node, algorithm, buffer, &meter));
         Summed { path, sum }
     };
-    in_order(files.into_iter(), threads, 256, sum, take)
+    in_order(files.into_iter(), threads, 256, sum, |summed| match summed.sum {
+        Err(error) if error.is_errno(libc::EINTR) => Err(error),
+        _ => take(summed),
+    })
 }
 
 impl Guestfs {
+    /// Computes the checksums of all regular files below a folder on all cores and gives them to `take` in the order of
+    /// their paths. A file that cannot be read is given with its error.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an unknown algorithm, `ENOENT`, `ENOTDIR`, those of listing the folders, those of `take`.
+    pub fn checksums(
+        &self,
+        algorithm: &str,
+        path: impl AsRef<OsStr>,
+        take: impl FnMut(Summed) -> Result<()>,
+    ) -> Result<()> {
+        let algorithm = algorithm.parse()?;
+        let (tree, found) = self.find_folder(path.as_ref())?;
+        of_tree(tree, found.node, algorithm, &|total| self.meter(total), take)
+    }
+
     /// Returns the checksum of a file: `crc`, `md5`, `sha1`, `sha224`, `sha256`, `sha384`, `sha512`, `blake3` or `xxh3`.
     ///
     /// # Errors
@@ -218,7 +254,8 @@ impl Guestfs {
             let errno = if found.attr.is_dir() { libc::EISDIR } else { libc::EINVAL };
             return Err(Error::Errno(errno).at(path.display().to_string()));
         }
-        of_file(tree, found.node, algorithm, &mut Vec::new()).at(|| path.display().to_string())
+        of_file(tree, found.node, algorithm, &mut Vec::new(), &self.meter(found.attr.size))
+            .at(|| path.display().to_string())
     }
 
     /// Writes the checksums of all regular files below a folder to a file of the host, in the form of `sha256sum`.
@@ -228,9 +265,9 @@ impl Guestfs {
     pub fn checksums_out(&self, algorithm: &str, path: impl AsRef<OsStr>, to: impl AsRef<Path>) -> Result<()> {
         let algorithm = algorithm.parse()?;
         let path = path.as_ref();
-        let (tree, found) = self.find_path(path, true)?;
+        let (tree, found) = self.find_folder(path)?;
         replace::write_file(to.as_ref(), |out| {
-            of_tree(tree, found.node, algorithm, |file| {
+            of_tree(tree, found.node, algorithm, &|total| self.meter(total), |file| {
                 let name = [b"./", file.path.as_slice()].concat();
                 let sum = file.sum.at(|| format!("{}/{}", path.display(), file.path.escape_ascii()))?;
                 write_line(out, &sum, &name).doing(|| "cannot write")
@@ -245,6 +282,7 @@ impl Guestfs {
     pub fn checksum_device(&self, algorithm: &str, device: &str) -> Result<String> {
         let mut state = State::new(algorithm.parse()?);
         let device = self.device(device)?;
+        let meter = self.meter(device.size());
         let mut buffer = vec![0; PIECE];
         let mut offset = 0;
         while offset < device.size() {
@@ -252,6 +290,7 @@ impl Guestfs {
             device.read_at(&mut buffer[..count], offset)?;
             state.update(&buffer[..count]);
             offset += count as u64;
+            meter.add(count as u64)?;
         }
         Ok(state.finish())
     }

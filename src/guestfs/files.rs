@@ -1,9 +1,10 @@
 //! Reading files and folders of the tree by their paths.
 
-use super::Guestfs;
+use super::progress::Meter;
+use super::{Guestfs, replace};
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use crate::fs::{Attr, FileType, StatFs};
-use crate::tree::{Found, Tree, Visit, Visited};
+use crate::tree::{Found, Node, Tree, Visit, Visited};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
@@ -30,7 +31,7 @@ pub struct Entry {
 }
 
 /// Copies a regular file of a tree to `out`; returns how many bytes.
-pub(super) fn copy_to(tree: &Tree, found: &Found, out: &mut dyn Write) -> Result<u64> {
+pub(super) fn copy_to(tree: &Tree, found: &Found, out: &mut dyn Write, meter: &Meter) -> Result<u64> {
     regular(found)?;
     let mut buffer = vec![0; PIECE.min(found.attr.size.max(1) as usize)];
     let mut offset = 0;
@@ -41,7 +42,50 @@ pub(super) fn copy_to(tree: &Tree, found: &Found, out: &mut dyn Write) -> Result
         }
         out.write_all(&buffer[..count]).doing(|| "cannot write")?;
         offset += count as u64;
+        meter.add(count as u64)?;
     }
+}
+
+/// Copies a regular file of a tree to a new, empty file of the host, holes as holes; returns its size.
+pub(super) fn copy_file(tree: &Tree, node: Node, size: u64, out: &File, meter: &Meter) -> Result<u64> {
+    let place = || "cannot write";
+    let (filesystem, ino) = tree.filesystem(node)?;
+    let mut buffer = vec![0; PIECE.min(size.max(1) as usize)];
+    let mut offset = 0;
+    'data: while offset < size {
+        let data = match filesystem.next_data(ino, offset) {
+            Ok(data) => data.max(offset),
+            Err(error) if error.is_errno(libc::ENXIO) => break,
+            Err(error) => return Err(error),
+        };
+        let hole = filesystem.next_hole(ino, data)?.min(size);
+        if hole <= data {
+            return Err(Error::corrupt("extent map of a file", "a stretch of data has no length"));
+        }
+        meter.add(data - offset)?;
+        offset = data;
+        while offset < hole {
+            let wanted = (hole - offset).min(buffer.len() as u64) as usize;
+            let count = tree.read(node, offset, &mut buffer[..wanted])?;
+            if count == 0 {
+                break 'data;
+            }
+            out.write_all_at(&buffer[..count], offset).doing(place)?;
+            offset += count as u64;
+            meter.add(count as u64)?;
+        }
+    }
+    out.set_len(size).doing(place)?;
+    Ok(size)
+}
+
+/// Returns a buffer of zeroes whose size an image may have chosen.
+fn buffer_of(size: u64) -> Result<Vec<u8>> {
+    let size = usize::try_from(size).map_err(|_| Error::Errno(libc::ENOMEM))?;
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(size).map_err(|_| Error::Errno(libc::ENOMEM))?;
+    buffer.resize(size, 0);
+    Ok(buffer)
 }
 
 fn regular(found: &Found) -> Result<()> {
@@ -61,8 +105,20 @@ impl Guestfs {
     /// Finds what a path names; a link at its end is followed where `follow`. Errors carry the path.
     pub(super) fn find_path(&self, path: &OsStr, follow: bool) -> Result<(&Tree, Found)> {
         let tree = self.tree()?;
+        if self.trace {
+            log::info!("trace: path {path:?}");
+        }
         let found = tree.resolve(path.as_bytes(), follow).at(|| path.display().to_string())?;
         Ok((tree, found))
+    }
+
+    /// Finds the folder that a path names. Errors carry the path.
+    pub(super) fn find_folder(&self, path: &OsStr) -> Result<(&Tree, Found)> {
+        let (tree, found) = self.find_path(path, true)?;
+        match found.attr.is_dir() {
+            true => Ok((tree, found)),
+            false => Err(Error::Errno(libc::ENOTDIR).at(path.display().to_string())),
+        }
     }
 
     /// Returns the contents of a file as text; bytes that are no UTF-8 are replaced.
@@ -83,8 +139,20 @@ impl Guestfs {
         if found.attr.size > LARGEST_IN_MEMORY {
             return Err(Error::Errno(libc::EFBIG).at(path.display().to_string()));
         }
-        let mut contents = Vec::with_capacity(found.attr.size as usize);
-        copy_to(tree, &found, &mut contents).at(|| path.display().to_string())?;
+        self.whole(tree, &found).at(|| path.display().to_string())
+    }
+
+    fn whole(&self, tree: &Tree, found: &Found) -> Result<Vec<u8>> {
+        regular(found)?;
+        let mut contents = buffer_of(found.attr.size)?;
+        let mut done = 0;
+        while done < contents.len() {
+            let count = tree.read(found.node, done as u64, &mut contents[done..])?;
+            if count == 0 {
+                contents.truncate(done);
+            }
+            done += count;
+        }
         Ok(contents)
     }
 
@@ -114,12 +182,16 @@ impl Guestfs {
         regular(&found).at(|| path.display().to_string())?;
         let mut contents = Vec::new();
         let mut buffer = vec![0; 1 << 16];
-        loop {
+        let mut ends = 0;
+        while ends < lines {
             let count = tree.read(found.node, contents.len() as u64, &mut buffer).at(|| path.display().to_string())?;
-            contents.extend_from_slice(&buffer[..count]);
-            let enough = contents.iter().filter(|&&byte| byte == b'\n').count() >= lines;
-            if count == 0 || enough || contents.len() as u64 > LARGEST_IN_MEMORY {
+            if count == 0 {
                 break;
+            }
+            contents.extend_from_slice(&buffer[..count]);
+            ends += buffer[..count].iter().filter(|&&byte| byte == b'\n').count();
+            if contents.len() as u64 > LARGEST_IN_MEMORY {
+                return Err(Error::Errno(libc::EFBIG).at(path.display().to_string()));
             }
         }
         Ok(text(&contents).lines().take(lines).map(str::to_owned).collect())
@@ -144,11 +216,14 @@ impl Guestfs {
         let mut span = 1 << 16;
         loop {
             let from = found.attr.size.saturating_sub(span);
-            let mut buffer = vec![0; (found.attr.size - from) as usize];
+            let mut buffer = buffer_of(found.attr.size - from).at(|| path.display().to_string())?;
             let count = tree.read(found.node, from, &mut buffer).at(|| path.display().to_string())?;
             buffer.truncate(count);
             let ends = buffer.iter().filter(|&&byte| byte == b'\n').count();
-            if from == 0 || ends > lines || span > LARGEST_IN_MEMORY {
+            if from > 0 && ends <= lines && span >= LARGEST_IN_MEMORY {
+                return Err(Error::Errno(libc::EFBIG).at(path.display().to_string()));
+            }
+            if from == 0 || ends > lines {
                 let whole = text(&buffer);
                 let all: Vec<&str> = whole.lines().collect();
                 return Ok(all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect());
@@ -170,7 +245,7 @@ impl Guestfs {
             return Err(Error::Errno(libc::EINVAL).at(place()));
         }
         let left = found.attr.size.saturating_sub(offset).min(count as u64);
-        let mut buffer = vec![0; left as usize];
+        let mut buffer = buffer_of(left).at(place)?;
         let read = tree.read(found.node, offset, &mut buffer).at(place)?;
         buffer.truncate(read);
         Ok(buffer)
@@ -184,7 +259,13 @@ impl Guestfs {
         let (path, to) = (path.as_ref(), to.as_ref());
         let (tree, found) = self.find_path(path, true)?;
         regular(&found).at(|| path.display().to_string())?;
-        super::replace::write_file(to, |out| copy_to(tree, &found, out).at(|| path.display().to_string()))
+        let meter = self.meter(found.attr.size);
+        let copied = if replace::is_special(to) {
+            replace::write_file(to, |out| copy_to(tree, &found, out, &meter))
+        } else {
+            replace::replace_file(to, |out| copy_file(tree, found.node, found.attr.size, out, &meter))
+        };
+        copied.at(|| path.display().to_string())
     }
 
     /// Copies `size` bytes of a file of the guest from `offset` to the same place of a file of the host.
@@ -200,6 +281,9 @@ impl Guestfs {
     ) -> Result<u64> {
         let (path, to) = (path.as_ref(), to.as_ref());
         let place = || format!("cannot write {}", to.display());
+        if offset.checked_add(size).is_none_or(|end| end > i64::MAX.cast_unsigned()) {
+            return Err(Error::Errno(libc::EINVAL).at(path.display().to_string()));
+        }
         let (tree, found) = self.find_path(path, true)?;
         regular(&found).at(|| path.display().to_string())?;
         let file = File::options().write(true).create(true).truncate(false).open(to).doing(place)?;
@@ -236,12 +320,12 @@ impl Guestfs {
         Ok(text(&self.find_path(path.as_ref(), true)?.1.path))
     }
 
-    /// Says whether a path names anything; a link at its end is not followed.
+    /// Says whether a path names anything; a link at its end is followed, as access(2) does.
     ///
     /// # Errors
     /// Those of reading, other than that there is nothing.
     pub fn exists(&self, path: impl AsRef<OsStr>) -> Result<bool> {
-        self.is_type(path.as_ref(), false, |_| true)
+        self.is_type(path.as_ref(), true, |_| true)
     }
 
     /// Says whether a path names a regular file; a link at its end is not followed.
@@ -298,6 +382,11 @@ impl Guestfs {
     /// As [`exists`](Self::exists).
     pub fn is_socket(&self, path: impl AsRef<OsStr>) -> Result<bool> {
         self.is_type(path.as_ref(), false, |file_type| file_type == FileType::Socket)
+    }
+
+    /// Says whether a path names anything, a link that leads nowhere too.
+    pub(super) fn is_there(&self, path: &OsStr) -> Result<bool> {
+        self.is_type(path, false, |_| true)
     }
 
     fn is_type(&self, path: &OsStr, follow: bool, is: impl FnOnce(FileType) -> bool) -> Result<bool> {
@@ -405,7 +494,7 @@ impl Guestfs {
     /// As [`find`](Self::find), and those of the host.
     pub fn find0(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>) -> Result<()> {
         let paths = self.find_bytes(path.as_ref())?;
-        super::replace::write_file(to.as_ref(), |out| {
+        replace::write_file(to.as_ref(), |out| {
             for path in &paths {
                 out.write_all(path).and_then(|()| out.write_all(b"\0")).doing(|| "cannot write")?;
             }
@@ -414,6 +503,7 @@ impl Guestfs {
     }
 
     fn find_bytes(&self, path: &OsStr) -> Result<Vec<Vec<u8>>> {
+        self.find_folder(path)?;
         let mut paths = Vec::new();
         self.walk(path, |file| {
             if file.depth > 0 {

@@ -17,22 +17,35 @@
 //! ```
 
 mod archive;
+pub mod check;
 pub mod checksum;
+pub mod convert;
+mod copy_out;
+mod create;
 mod devices;
 mod drive;
 mod files;
+pub mod glob;
 mod layout;
 mod mounts;
-mod ordered;
+pub(crate) mod ordered;
 mod os;
-mod replace;
+mod partitions;
+mod progress;
+pub(crate) mod replace;
+mod search;
 
 pub use archive::{Compression, TarOptions};
+pub use copy_out::{CopyFailed, CopyOptions};
+pub use create::{CreateOptions, create};
 pub use devices::{DeviceInfo, FilesystemInfo};
 pub use drive::{DriveOptions, Overlay};
 pub use files::Entry;
 pub use layout::{Layout, MountSpec};
 pub use os::Root;
+pub use partitions::{PartitionInfo, PartitionTable};
+pub use progress::{Progress, ProgressCallback};
+pub(crate) use search::lines;
 
 use crate::block::{ImageFormat, SharedDevice};
 use crate::cache::CachePool;
@@ -91,7 +104,8 @@ pub struct Guestfs {
     tree: Option<Arc<Tree>>,
     /// What `inspect_os` found.
     roots: Option<Vec<Root>>,
-    verbose: bool,
+    progress: Option<ProgressCallback>,
+    trace: bool,
 }
 
 impl Guestfs {
@@ -112,13 +126,20 @@ impl Guestfs {
             mounts: Vec::new(),
             tree: None,
             roots: None,
-            verbose: false,
+            progress: None,
+            trace: false,
         }
     }
 
-    /// Logs more (`-v` of the command).
-    pub fn set_verbose(&mut self, verbose: bool) {
-        self.verbose = verbose;
+    /// Lets the log of this process hold what is done (`info`), or only what a person should know (`warn`). The log goes
+    /// where the program's logger puts it; handles share it.
+    pub fn set_verbose(&self, verbose: bool) {
+        log::set_max_level(if verbose { log::LevelFilter::Info } else { log::LevelFilter::Warn });
+    }
+
+    /// Logs each path that a call is asked for (`info`, with `trace` before it).
+    pub fn set_trace(&mut self, trace: bool) {
+        self.trace = trace;
     }
 
     /// Adds a disk image or an NBD URI, to be written to.

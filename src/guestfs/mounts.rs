@@ -92,11 +92,18 @@ impl Guestfs {
         subvolume: Option<&Subvolume>,
         writable: bool,
     ) -> Result<()> {
+        let mountpoint = mountpoint.as_ref().as_bytes().to_vec();
+        if !mountpoint.starts_with(b"/") {
+            return Err(Error::Usage(format!("the mount point {} is not absolute", mountpoint.escape_ascii()).into()));
+        }
         let options = self.fs_options();
         let launched = self.launched()?;
         let held = launched.held(device)?;
         let filesystem = launched.filesystem(held, subvolume, &options, writable)?;
         let device = held.volume.name.clone();
+        if writable && filesystem.writer().is_none() {
+            return Err(Error::InUse(format!("{device} is mounted for reading; unmount it first").into()));
+        }
         self.mount_filesystem(device, mountpoint, filesystem)
     }
 
@@ -104,19 +111,18 @@ impl Guestfs {
     pub(super) fn mount_filesystem(
         &mut self,
         device: String,
-        mountpoint: impl AsRef<OsStr>,
+        mountpoint: Vec<u8>,
         filesystem: Arc<dyn Filesystem>,
     ) -> Result<()> {
-        let mountpoint = mountpoint.as_ref().as_bytes().to_vec();
-        if !mountpoint.starts_with(b"/") {
-            return Err(Error::Usage(format!("the mount point {} is not absolute", mountpoint.escape_ascii()).into()));
-        }
         self.mounts.push(Mounted { device, mountpoint, filesystem });
-        let made = self.make_tree();
-        if made.is_err() {
-            self.mounts.pop();
+        match self.make_tree() {
+            Ok(tree) => self.tree = Some(tree),
+            Err(error) => {
+                let gone = self.mounts.pop().expect("it was pushed just now");
+                self.close_unused(gone)?;
+                return Err(error);
+            }
         }
-        self.tree = Some(made?);
         Ok(())
     }
 

@@ -4,6 +4,22 @@ use crate::error::{IoContext, Result};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 
+/// Ends the work when it goes: a worker that panics, or the taker in any case, must leave nobody waiting.
+struct Ending<'a, I, R> {
+    always: bool,
+    state: &'a Mutex<State<I, R>>,
+    changed: &'a Condvar,
+}
+
+impl<I, R> Drop for Ending<'_, I, R> {
+    fn drop(&mut self) {
+        if self.always || std::thread::panicking() {
+            self.state.lock().stopped = true;
+            self.changed.notify_all();
+        }
+    }
+}
+
 struct State<I, R> {
     items: I,
     /// How many items have been handed out, and how many results taken.
@@ -17,9 +33,11 @@ struct State<I, R> {
 /// Does `work` on every item with `threads` threads, and gives the results to `take` in the order of the items, on this
 /// thread. No more than `window` items are in work or waiting to be taken.
 ///
+/// A panic of `work` ends the work and goes on here.
+///
 /// # Errors
 /// Those of `take`, which end it.
-pub(super) fn in_order<T: Send, R: Send>(
+pub(crate) fn in_order<T: Send, R: Send>(
     items: impl Iterator<Item = T> + Send,
     threads: usize,
     window: usize,
@@ -30,8 +48,10 @@ pub(super) fn in_order<T: Send, R: Send>(
         Mutex::new(State { items, given: 0, taken: 0, results: BTreeMap::new(), exhausted: false, stopped: false });
     let changed = Condvar::new();
     std::thread::scope(|scope| {
+        let _ending = Ending { state: &state, changed: &changed, always: true };
         for _ in 0..threads.max(1) {
             let worker = || {
+                let _ending = Ending { state: &state, changed: &changed, always: false };
                 loop {
                     let mut now = state.lock();
                     while !now.stopped && !now.exhausted && now.given >= now.taken + window {
@@ -62,7 +82,7 @@ pub(super) fn in_order<T: Send, R: Send>(
                 if let Some(result) = now.results.remove(&next) {
                     break result;
                 }
-                if now.exhausted && now.given == next {
+                if now.stopped || (now.exhausted && now.given == next) {
                     return Ok(());
                 }
                 changed.wait(&mut now);
@@ -70,11 +90,7 @@ pub(super) fn in_order<T: Send, R: Send>(
             now.taken += 1;
             changed.notify_all();
             drop(now);
-            if let Err(error) = take(result) {
-                state.lock().stopped = true;
-                changed.notify_all();
-                return Err(error);
-            }
+            take(result)?;
         }
     })
 }
@@ -120,5 +136,15 @@ mod tests {
         );
         assert!(ended.expect_err("the first result fails").is_errno(libc::EIO));
         assert!(done.into_inner() < 100);
+    }
+
+    #[test]
+    fn a_panic_ends_the_work_instead_of_hanging() {
+        let worker = std::panic::catch_unwind(|| {
+            in_order(0..1000, 4, 8, |number| assert!(number != 50, "the work of one item fails"), |()| Ok(()))
+        });
+        worker.expect_err("the panic goes on");
+        let taker = std::panic::catch_unwind(|| in_order(0..1000, 4, 8, |_| (), |()| panic!("the taker fails")));
+        taker.expect_err("the panic goes on");
     }
 }

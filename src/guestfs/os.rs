@@ -136,7 +136,7 @@ impl Guestfs {
         let filesystem = launched.filesystem(held, subvolume.as_ref(), &self.fs_options(), writable)?;
         let device = held.volume.name.clone();
         let shown: Arc<dyn Filesystem> = Arc::new(Subtree::open(filesystem, folder)?);
-        self.mount_filesystem(device, mountpoint, shown)
+        self.mount_filesystem(device, placed.mountpoint.clone(), shown)
     }
 
     /// Finds the operating systems; returns the devices of their roots.

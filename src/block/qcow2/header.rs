@@ -345,7 +345,11 @@ impl Header {
         set_be64(&mut first, 48, self.refcount_table_offset);
         set_be32(&mut first, 56, self.refcount_table_clusters);
         set_be32(&mut first, 96, self.refcount_order);
-        // 8 bytes past the last field: the compression type (0) and padding.
+        // 8 bytes past the last field: the compression type and padding.
+        if self.compression == Compression::Zstd {
+            set_be64(&mut first, 72, COMPRESSION_TYPE);
+            first[V3_LENGTH] = 1;
+        }
         let mut at = V3_LENGTH + 8;
         set_be32(&mut first, 100, at as u32);
         if let Some(backing) = &self.backing {

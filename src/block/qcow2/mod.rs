@@ -11,6 +11,7 @@
 //!
 //! The format is specified in `docs/interop/qcow2.rst` of QEMU.
 
+pub(crate) mod bulk;
 mod compressed;
 mod create;
 mod header;

@@ -1,0 +1,218 @@
+//! `guestctl find`.
+
+use super::image::{self, Reading};
+use super::output::Names;
+use super::row::Row;
+use super::{exit, ls};
+use crate::error::{Error, IoContext, Result};
+use crate::fs::{Attr, FileType};
+use crate::guestfs::glob;
+use crate::tree::Visit;
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+/// Find files of an image
+///
+/// Paths come as the folders hold them, each folder before what it holds.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  guestctl find debian.qcow2 /etc --name '*.conf' --type f\n  guestctl find -0 debian.qcow2:/var --size +10M | xargs -0 ..."
+)]
+pub(super) struct Args {
+    /// Disk image or NBD URI; IMAGE:PATH names the folder too
+    image: String,
+
+    /// Folders or files in the guest
+    #[arg(value_name = "PATH")]
+    paths: Vec<OsString>,
+
+    /// Show only names that match a pattern (repeatable: any of them)
+    #[arg(long, value_name = "GLOB")]
+    name: Vec<OsString>,
+
+    /// Show only paths that match a pattern (repeatable: any of them)
+    #[arg(long, value_name = "GLOB")]
+    path: Vec<OsString>,
+
+    /// Show only files of these types: f, d, l, c, b, p, s
+    #[arg(short = 't', long = "type", value_name = "TYPES")]
+    types: Option<Types>,
+
+    /// Show only files of at least +N or at most -N bytes; K, M, G and T multiply (repeatable: all of them)
+    #[arg(long, value_name = "[+-]N", allow_hyphen_values = true)]
+    size: Vec<Size>,
+
+    /// Show only files of this owner
+    #[arg(long, value_name = "N")]
+    uid: Option<u32>,
+
+    /// Show only files with all of these mode bits set
+    #[arg(long, value_name = "OCTAL", value_parser = octal)]
+    perm: Option<u16>,
+
+    /// Go down at most this many folders
+    #[arg(long, value_name = "N")]
+    max_depth: Option<usize>,
+
+    /// Leave out what lies less deep
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_depth: usize,
+
+    /// Show mode, owner, size and time too
+    #[arg(short, long, conflicts_with = "json")]
+    long: bool,
+
+    /// End names with NUL instead of a line feed
+    #[arg(short = '0', long = "null", conflicts_with = "json")]
+    null: bool,
+
+    /// Print JSON, one object for each file on a line of its own
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    reading: Reading,
+}
+
+fn octal(text: &str) -> Result<u16, String> {
+    u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| String::from("no octal mode"))
+}
+
+#[derive(Clone, Debug)]
+struct Types(Vec<FileType>);
+
+impl FromStr for Types {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let one = |letter| {
+            Ok(match letter {
+                'f' => FileType::Regular,
+                'd' => FileType::Directory,
+                'l' => FileType::Symlink,
+                'c' => FileType::CharDevice,
+                'b' => FileType::BlockDevice,
+                'p' => FileType::Fifo,
+                's' => FileType::Socket,
+                _ => return Err(Error::Usage(format!("{letter} is no type; there are f, d, l, c, b, p, s").into())),
+            })
+        };
+        text.chars().filter(|letter| *letter != ',').map(one).collect::<Result<_>>().map(Self)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    AtLeast(u64),
+    AtMost(u64),
+    Is(u64),
+}
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text.as_bytes().first() {
+            Some(b'+') => Self::AtLeast(super::output::parse_size(&text[1..])?),
+            Some(b'-') => Self::AtMost(super::output::parse_size(&text[1..])?),
+            _ => Self::Is(super::output::parse_size(text)?),
+        })
+    }
+}
+
+impl Size {
+    fn holds(self, size: u64) -> bool {
+        match self {
+            Self::AtLeast(limit) => size >= limit,
+            Self::AtMost(limit) => size <= limit,
+            Self::Is(wanted) => size == wanted,
+        }
+    }
+}
+
+impl Args {
+    fn wants(&self, path: &[u8], name: &[u8], attr: &Attr) -> bool {
+        let any = |patterns: &[OsString], text: &[u8]| {
+            patterns.is_empty() || patterns.iter().any(|pattern| glob::matches(pattern.as_bytes(), text))
+        };
+        any(&self.name, name)
+            && any(&self.path, path)
+            && self.types.as_ref().is_none_or(|types| types.0.contains(&attr.file_type))
+            && self.size.iter().all(|size| size.holds(attr.size))
+            && self.uid.is_none_or(|uid| uid == attr.uid)
+            && self.perm.is_none_or(|bits| attr.permissions & bits == bits)
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let (file, mut paths) = image::image_and_paths(&args.image, &args.paths);
+    let root = OsString::from_vec(b"/".to_vec());
+    if paths.is_empty() {
+        paths.push(&root);
+    }
+    let guest = args.reading.open(file)?;
+    let tree = guest.tree()?;
+    let names = Names::new();
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut failed = false;
+    let mut whole = Vec::new();
+    for path in paths {
+        let top = path.as_bytes();
+        let start = tree.resolve(top, args.dereferences(top)).map_err(|error| image::in_guest(file, top, error))?;
+        tree.visit(
+            start.node,
+            false,
+            &mut |found| {
+                whole.clear();
+                whole.extend_from_slice(top);
+                if !found.path.is_empty() && !top.ends_with(b"/") {
+                    whole.push(b'/');
+                }
+                whole.extend_from_slice(found.path);
+                let name = if found.depth > 0 { found.name } else { last_name(top) };
+                if found.depth >= args.min_depth && args.wants(&whole, name, found.attr) {
+                    let text = || "cannot write to standard output";
+                    if args.json {
+                        let line = Row::new(tree, &whole, found.node, found.attr)?.line();
+                        writeln!(out, "{line}").doing(text)?;
+                    } else {
+                        if args.long {
+                            ls::write_long(&mut out, found.attr, false).doing(text)?;
+                        }
+                        names.write(&mut out, &whole).doing(text)?;
+                        out.write_all(if args.null { b"\0" } else { b"\n" }).doing(text)?;
+                    }
+                }
+                Ok(if args.max_depth.is_some_and(|deepest| found.depth >= deepest) {
+                    Visit::Skip
+                } else {
+                    Visit::Enter
+                })
+            },
+            &mut |path, error| {
+                image::complain(file, &image::below(top, path), error);
+                failed = true;
+                Ok(())
+            },
+        )?;
+    }
+    out.flush().doing(|| "cannot write to standard output")?;
+    Ok(if failed { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
+}
+
+impl Args {
+    /// A link that is named is shown itself, unless a slash after it asks for the folder.
+    fn dereferences(&self, top: &[u8]) -> bool {
+        top.ends_with(b"/")
+    }
+}
+
+/// Returns the last name of a path; `/` has that name itself.
+fn last_name(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+    let begin = path[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    if end == 0 { b"/" } else { &path[begin..end] }
+}
