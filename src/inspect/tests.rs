@@ -206,7 +206,8 @@ fn a_hostile_guest_is_told_as_far_as_it_goes() {
         "etc/ssh/ssh_host_a_key.pub",
         "var/db/pkg/local.sqlite",
     ];
-    let guests: [&dyn Fn(Fixture, &str) -> Fixture; 6] = [
+    type Make = dyn Fn(Fixture, &str) -> Fixture;
+    let guests: [&Make; 6] = [
         &|fixture, path| fixture.fifo(path),
         &|fixture, path| fixture.device(path),
         &|fixture, path| fixture.dir(path),
