@@ -92,21 +92,25 @@ fn within<T>(tree: &Tree, deployment: Option<&Deployment>, act: impl FnOnce(&Gue
     (told, guest.into_warnings())
 }
 
+/// Finds the deployment that is the system of a tree, where the tree's root is none itself.
+fn deployment_of(tree: &Tree) -> Option<Deployment> {
+    let guest = Guest::new(tree);
+    if linux::is_unix_root(&guest) { None } else { ostree::deployment(&guest) }
+}
+
 /// Returns what the system of a tree mounts at boot: fstab, then systemd's mount units.
 pub fn mounts(tree: &Tree) -> Vec<MountEntry> {
-    let guest = Guest::new(tree);
-    let deployment = if linux::is_unix_root(&guest) { None } else { ostree::deployment(&guest) };
-    within(tree, deployment.as_ref(), fstab::read).0
+    within(tree, deployment_of(tree).as_ref(), fstab::read).0
 }
 
 /// Returns the encrypted devices that the system of a tree opens at boot.
 pub fn crypttab(tree: &Tree) -> Vec<CryptEntry> {
-    within(tree, None, settings::crypttab).0
+    within(tree, deployment_of(tree).as_ref(), settings::crypttab).0
 }
 
 /// Finds the roots of containers that lie in folders of the guest.
 pub fn containers(tree: &Tree) -> Vec<Container> {
-    within(tree, None, containers::find).0
+    within(tree, deployment_of(tree).as_ref(), containers::find).0
 }
 
 /// Returns the packages of a system, or the applications that Windows lists.
