@@ -1,6 +1,7 @@
 //! An open filesystem's shared parts: its superblock, its metadata and the caches of what was decoded.
 
 use super::dir::Layout;
+use super::dir_names::DirNames;
 use super::extent::{self, Node};
 use super::features::incompat;
 use super::group::GroupDescriptor;
@@ -23,6 +24,8 @@ pub(crate) struct Volume {
     groups: Cache<u32, GroupDescriptor>,
     inodes: Cache<u32, Arc<Inode>>,
     nodes: Cache<(u32, u64), Arc<Node>>,
+    /// Where names of large directories lie, on a filesystem that does not change.
+    pub(crate) dir_names: Option<Cache<u32, Arc<DirNames>>>,
 }
 
 impl Volume {
@@ -36,6 +39,7 @@ impl Volume {
             groups: Cache::new(pool),
             inodes: Cache::new(pool),
             nodes: Cache::new(pool),
+            dir_names: None,
         }
     }
 
