@@ -148,7 +148,8 @@ fn fill_xattrs(root: &Path) {
         set_xattr(&long, &format!("user.long {size}"), &noise(size, size as u64));
     }
     let more = file("xattr-more");
-    let lines: String = (0..1500).map(|number| format!("user.a rather long name with number {number}=\"{number}\"\n")).collect();
+    let lines: String =
+        (0..1500).map(|number| format!("user.a rather long name with number {number}=\"{number}\"\n")).collect();
     let dump = root.join("xattr-dump");
     fs::write(&dump, format!("# file: {}\n{lines}", text(&more))).expect("writes");
     run("setfattr", &["-h", &format!("--restore={}", text(&dump))]);
@@ -165,11 +166,6 @@ fn fill_xattrs(root: &Path) {
     for (name, flags) in [("immutable", "+i"), ("append", "+a"), ("others", "+dAS")] {
         run("chattr", &[flags, text(&file(name))]);
     }
-}
-
-fn clear_flags(root: &Path) {
-    run("chattr", &["-i", text(&root.join("immutable"))]);
-    run("chattr", &["-a", text(&root.join("append"))]);
 }
 
 /// Makes a filesystem with such options, fills it and compares.
@@ -198,12 +194,6 @@ fn check(args: &[&str], folder: usize) {
     for (name, flags) in [("immutable", 0x10), ("append", 0x20), ("others", 0x40 | 0x80 | 0x8), ("file-1", 0)] {
         assert_eq!(filesystem.lookup(filesystem.root(), name.as_bytes()).expect("is there").flags, flags, "{name}");
     }
-    clear_flags_later();
-}
-
-fn clear_flags_later() {
-    // The image goes with its folder, flags and all.
-    let _ = clear_flags;
 }
 
 #[test]

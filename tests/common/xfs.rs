@@ -167,7 +167,9 @@ fn our_xattrs(filesystem: &dyn Filesystem, ino: Ino) -> BTreeMap<Vec<u8>, Vec<u8
     let names = filesystem.xattrs(ino).unwrap_or_else(|error| panic!("xattrs of {ino}: {error}"));
     let count = names.len();
     let value = |name: &[u8]| {
-        filesystem.xattr(ino, name).unwrap_or_else(|error| panic!("{} of {ino}: {error}", String::from_utf8_lossy(name)))
+        filesystem
+            .xattr(ino, name)
+            .unwrap_or_else(|error| panic!("{} of {ino}: {error}", String::from_utf8_lossy(name)))
     };
     let all: BTreeMap<_, _> = names.into_iter().map(|name| (name.clone(), value(&name))).collect();
     assert_eq!(all.len(), count, "an attribute of {ino} is listed twice");
@@ -309,9 +311,8 @@ pub fn compare(filesystem: &dyn Filesystem, mounted: &Path, except: Except) -> C
                 let entry = entry.expect("lists");
                 counts.names += 1;
                 let name = entry.file_name();
-                let (number, file_type) = ours
-                    .remove(name.as_bytes())
-                    .unwrap_or_else(|| panic!("{} is missing", entry.path().display()));
+                let (number, file_type) =
+                    ours.remove(name.as_bytes()).unwrap_or_else(|| panic!("{} is missing", entry.path().display()));
                 let found = filesystem
                     .lookup(ino, name.as_bytes())
                     .unwrap_or_else(|error| panic!("{}: {error}", entry.path().display()));

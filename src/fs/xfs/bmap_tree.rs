@@ -42,7 +42,8 @@ impl Root {
         if level == 0 || level > MAX_LEVELS || count == 0 || count > room {
             return None;
         }
-        let entries = (0..count).map(|index| (be64(area, 4 + index * 8), be64(area, 4 + room * 8 + index * 8))).collect();
+        let entries =
+            (0..count).map(|index| (be64(area, 4 + index * 8), be64(area, 4 + room * 8 + index * 8))).collect();
         Some(Self { level, entries })
     }
 

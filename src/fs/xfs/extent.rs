@@ -109,8 +109,12 @@ mod tests {
 
     #[test]
     fn a_hole_ends_where_the_next_extent_begins() {
-        let extents = [(2, 3), (5, 1), (10, 4)]
-            .map(|(file_block, count)| Extent { file_block, block: 100 + file_block, count, unwritten: false });
+        let extents = [(2, 3), (5, 1), (10, 4)].map(|(file_block, count)| Extent {
+            file_block,
+            block: 100 + file_block,
+            count,
+            unwritten: false,
+        });
         let at = |block| find(block, extents.len(), 1000, |index| extents[index]);
         assert_eq!(at(0), Mapping { end: 2, extent: None });
         assert_eq!(at(4), Mapping { end: 5, extent: Some(extents[0]) });

@@ -90,13 +90,7 @@ impl Store {
 
     /// Makes a store of runs and what lies over them.
     pub fn new(runs: RunCache, overlay: Overlay, superblock: &Superblock, options: &FsOptions) -> Self {
-        Self {
-            runs,
-            overlay,
-            blocks: Cache::new(&options.cache),
-            v5: superblock.v5,
-            uuid: superblock.meta_uuid,
-        }
+        Self { runs, overlay, blocks: Cache::new(&options.cache), v5: superblock.v5, uuid: superblock.meta_uuid }
     }
 
     /// Returns the device below.
@@ -168,11 +162,6 @@ impl Store {
             return Err(Error::corrupt(what(), "it belongs to another filesystem"));
         }
         Ok(())
-    }
-
-    /// Returns how many bytes the log's replay changed.
-    pub fn replayed(&self) -> u64 {
-        self.overlay.len()
     }
 
     /// Hints that a range of metadata will be read soon.

@@ -63,7 +63,8 @@ impl<'a> Iterator for Entries<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        let entry = self.parse().ok_or_else(|| Error::corrupt("short directory", "an entry does not fit or is out of order"));
+        let entry =
+            self.parse().ok_or_else(|| Error::corrupt("short directory", "an entry does not fit or is out of order"));
         if entry.is_err() {
             self.left = 0;
         }
