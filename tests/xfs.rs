@@ -168,11 +168,6 @@ fn fill_xattrs(root: &Path) {
     }
 }
 
-fn clear_flags(root: &Path) {
-    run("chattr", &["-i", text(&root.join("immutable"))]);
-    run("chattr", &["-a", text(&root.join("append"))]);
-}
-
 /// Makes a filesystem with such options, fills it and compares.
 fn check(args: &[&str], folder: usize) {
     if !can_mount() {
@@ -199,12 +194,6 @@ fn check(args: &[&str], folder: usize) {
     for (name, flags) in [("immutable", 0x10), ("append", 0x20), ("others", 0x40 | 0x80 | 0x8), ("file-1", 0)] {
         assert_eq!(filesystem.lookup(filesystem.root(), name.as_bytes()).expect("is there").flags, flags, "{name}");
     }
-    clear_flags_later();
-}
-
-fn clear_flags_later() {
-    // The image goes with its folder, flags and all.
-    let _ = clear_flags;
 }
 
 #[test]

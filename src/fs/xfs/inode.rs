@@ -80,8 +80,6 @@ pub struct Inode {
     pub real_time: bool,
     /// Whether it belongs to the filesystem itself and no name leads to it.
     pub internal: bool,
-    /// The blocks of both forks, as the inode counts them.
-    pub blocks: u64,
 }
 
 /// An inode is free: nothing has its number.
@@ -193,7 +191,7 @@ impl Inode {
             flags: shown_flags(flags, more_flags),
         };
         let internal = more_flags & flags2::METADATA != 0;
-        Ok(Self { attr, data, attributes, real_time, internal, blocks })
+        Ok(Self { attr, data, attributes, real_time, internal })
     }
 
     /// Returns about how much memory it takes, in bytes.

@@ -22,6 +22,7 @@ mod inode;
 mod inode_tree;
 mod log;
 mod overlay;
+mod remap;
 mod statfs;
 mod store;
 mod superblock;
@@ -121,7 +122,7 @@ impl Xfs {
         };
         let store = Store::new(runs, replay.overlay, &superblock, options);
         let info = FsInfo { warnings, ..describe(&superblock) };
-        let disk = Disk { superblock, store, exchanged: replay.exchanged };
+        let disk = Disk { superblock, store, exchanged: replay.exchanged, remaps: replay.remaps };
         let sum_counters = replay.changed || replay.unread;
         let (inodes, chunks) = (Cache::new(&options.cache), Cache::new(&options.cache));
         let filesystem = Self { disk, info, sum_counters, inodes, chunks };

@@ -16,9 +16,6 @@ pub const MAGIC: u32 = 0x5846_5342;
 /// The least number of bytes that hold every field.
 pub const MIN_SIZE: usize = 512;
 
-/// The null value of a 64-bit block or inode number.
-pub const NULL_NUMBER: u64 = u64::MAX;
-
 /// Bits of `sb_versionnum`.
 mod version {
     pub const NUMBER_MASK: u16 = 0x000f;
@@ -208,7 +205,7 @@ impl Superblock {
         let ag_blocks = be32(bytes, 84);
         let ag_count = be32(bytes, 88);
         let ag_block_log = u32::from(bytes[124]);
-        if ag_blocks < 4 || ag_blocks > 1 << 31 || ag_blocks.next_power_of_two().trailing_zeros() != ag_block_log {
+        if !(4..=1 << 31).contains(&ag_blocks) || ag_blocks.next_power_of_two().trailing_zeros() != ag_block_log {
             return Err(corrupt(format!("allocation groups of {ag_blocks} blocks with {ag_block_log} bits")));
         }
         let data_blocks = be64(bytes, 8);
@@ -301,11 +298,6 @@ impl Superblock {
             return None;
         }
         self.ag_block_offset(ag, within as u32)
-    }
-
-    /// Returns the number of a block from its group and its place in it.
-    pub fn fs_block(&self, ag: u32, block: u32) -> FsBlock {
-        u64::from(ag) << self.ag_block_log | u64::from(block)
     }
 
     /// Returns where an inode lies, in bytes. `None` for a number that no inode can have.
