@@ -3,6 +3,7 @@
 //! A driver implements [`Filesystem`] over a [`BlockDevice`](crate::block::BlockDevice): inode numbers in, attributes and
 //! bytes out, never a path. Drivers know nothing of each other.
 
+pub mod ext4;
 mod types;
 pub mod write;
 

@@ -1,0 +1,3 @@
+//! The driver for ext2, ext3 and ext4.
+
+pub mod write;

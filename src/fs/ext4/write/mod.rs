@@ -1,0 +1,3 @@
+//! The writing half of the ext4 driver.
+
+pub mod store;
