@@ -73,7 +73,8 @@ mod tests {
     #[test]
     fn a_list_survives_the_way_to_the_attribute_and_back() {
         let disk = [
-            1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 5, 0, 0xe8, 3, 0, 0, 4, 0, 5, 0, 8, 0, 1, 0, 9, 0, 0, 0, 16, 0, 7, 0, 32, 0, 0, 0,
+            1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 5, 0, 0xe8, 3, 0, 0, 4, 0, 5, 0, 8, 0, 1, 0, 9, 0, 0, 0, 16, 0, 7, 0, 32, 0,
+            0, 0,
         ];
         let value = from_disk(12, &disk).expect("sound").expect("not empty");
         assert_eq!(value.len(), 4 + 6 * 8);

@@ -20,11 +20,7 @@ impl Volume {
     }
 
     /// Shows every attribute of an inode until `visit` breaks, the filesystem's own among them.
-    fn visit_xattrs(
-        &self,
-        inode: &Inode,
-        visit: &mut dyn FnMut(&Entry<'_>) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    fn visit_xattrs(&self, inode: &Inode, visit: &mut dyn FnMut(&Entry<'_>) -> Result<ControlFlow<()>>) -> Result<()> {
         for entry in Entries::in_inode(inode.ino, &inode.tail) {
             if visit(&entry?)?.is_break() {
                 return Ok(());

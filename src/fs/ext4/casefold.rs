@@ -43,7 +43,8 @@ pub(crate) fn fold(name: &[u8]) -> Option<Vec<u8>> {
     if text.is_ascii() {
         return Some(text.to_ascii_lowercase().into_bytes());
     }
-    let folded: String = text.chars().nfd().default_case_fold().nfd().filter(|&character| !is_ignorable(character)).collect();
+    let folded: String =
+        text.chars().nfd().default_case_fold().nfd().filter(|&character| !is_ignorable(character)).collect();
     Some(folded.into_bytes())
 }
 

@@ -104,8 +104,7 @@ pub(crate) fn entry_at<'a>(layout: &Layout, dir: u32, block: &'a [u8], offset: u
         return Err(damaged("does not fit"));
     }
     let len = decode_len(le16(block, offset + 4), layout.block_size);
-    let name_len =
-        if layout.has_types { usize::from(block[offset + 6]) } else { usize::from(le16(block, offset + 6)) };
+    let name_len = if layout.has_types { usize::from(block[offset + 6]) } else { usize::from(le16(block, offset + 6)) };
     let ino = le32(block, offset);
     if len < HEADER + 4 || !len.is_multiple_of(4) || len > block.len() - offset {
         return Err(damaged("has an impossible length"));

@@ -253,7 +253,8 @@ impl Volume {
             le32(&dir.block, 0)
         } else {
             let block = self.dir_block(dir, 0)?.ok();
-            let block = block.ok_or_else(|| Error::corrupt(format!("inode {}", dir.ino), "its first block is a hole"))?;
+            let block =
+                block.ok_or_else(|| Error::corrupt(format!("inode {}", dir.ino), "its first block is a hole"))?;
             let layout = self.layout();
             let dot = dir::entry_at(&layout, dir.ino, &block, 0)?;
             let up = dir::entry_at(&layout, dir.ino, &block, dot.len.min(block.len() - dir::HEADER))?;

@@ -40,9 +40,10 @@ impl Volume {
             let Ok(logical) = u32::try_from(logical) else { return Ok(HOLE_TO_THE_END) };
             match &inode.root {
                 Some(root) => self.stretch_by_extents(inode, root, logical),
-                None => Err(inode.parse_root(&self.superblock).err().unwrap_or_else(|| {
-                    Error::corrupt(format!("inode {}", inode.ino), "its extent tree has no root")
-                })),
+                None => Err(inode
+                    .parse_root(&self.superblock)
+                    .err()
+                    .unwrap_or_else(|| Error::corrupt(format!("inode {}", inode.ino), "its extent tree has no root"))),
             }
         } else {
             self.stretch_by_map(inode, logical)

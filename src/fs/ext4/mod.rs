@@ -33,6 +33,7 @@ mod open;
 mod statfs;
 mod superblock;
 mod volume;
+pub mod write;
 mod xattr;
 pub mod write;
 

@@ -2,7 +2,7 @@
 
 use super::features::{self, compat, incompat};
 use super::meta::{Meta, Overlay};
-use super::superblock::{self, MAGIC, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, STATE_ERRORS, Superblock};
+use super::superblock::{self, MAGIC, STATE_ERRORS, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock};
 use super::volume::Volume;
 use crate::block::SharedDevice;
 use crate::bytes::{self, le16, le32};

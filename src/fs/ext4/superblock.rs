@@ -144,7 +144,9 @@ impl Superblock {
     /// [`Error::NotAnImage`] when there is none, [`Error::Corrupt`] when its fields contradict each other or its checksum.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         if !has_magic(bytes) {
-            return Err(Error::NotAnImage("no ext2, ext3 or ext4 filesystem: the superblock has no magic number".into()));
+            return Err(Error::NotAnImage(
+                "no ext2, ext3 or ext4 filesystem: the superblock has no magic number".into(),
+            ));
         }
         let bytes = &bytes[..SUPERBLOCK_SIZE];
         let dynamic = le32(bytes, field::REVISION) >= 1;
@@ -229,11 +231,8 @@ impl Superblock {
         uuid.copy_from_slice(&bytes[field::UUID..field::UUID + 16]);
         let mut label = [0; 16];
         label.copy_from_slice(&bytes[field::LABEL..field::LABEL + 16]);
-        let checksum_seed = if incompat & incompat::CSUM_SEED != 0 {
-            le32(bytes, field::CHECKSUM_SEED)
-        } else {
-            crc32c(!0, &uuid)
-        };
+        let checksum_seed =
+            if incompat & incompat::CSUM_SEED != 0 { le32(bytes, field::CHECKSUM_SEED) } else { crc32c(!0, &uuid) };
         Ok(Self {
             inodes_count,
             blocks_count,

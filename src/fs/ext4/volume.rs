@@ -71,7 +71,8 @@ impl Volume {
         if ino == 0 || ino > self.superblock.inodes_count {
             return Err(Error::Errno(libc::ENOENT));
         }
-        let (group, index) = ((ino - 1) / self.superblock.inodes_per_group, (ino - 1) % self.superblock.inodes_per_group);
+        let (group, index) =
+            ((ino - 1) / self.superblock.inodes_per_group, (ino - 1) % self.superblock.inodes_per_group);
         let byte = u64::from(index) * u64::from(self.superblock.inode_size);
         let block_size = u64::from(self.superblock.block_size);
         Ok((self.group(group)?.inode_table + byte / block_size, (byte % block_size) as usize))

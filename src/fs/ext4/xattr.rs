@@ -121,8 +121,7 @@ impl<'a> Entries<'a> {
     /// # Errors
     /// [`Error::Corrupt`] for a wrong magic number or checksum.
     pub(crate) fn in_block(ino: u32, number: u64, block: &'a [u8], seed: Option<u32>) -> Result<Self> {
-        let damaged =
-            |detail| Error::corrupt(format!("block {number} of extended attributes of inode {ino}"), detail);
+        let damaged = |detail| Error::corrupt(format!("block {number} of extended attributes of inode {ino}"), detail);
         if le32(block, 0) != MAGIC || le32(block, BLOCK_BLOCKS) != 1 {
             return Err(damaged("its header is wrong"));
         }

@@ -1,3 +1,5 @@
 //! The writing half of the ext4 driver.
 
+#[allow(dead_code)]
+mod dir;
 pub mod store;
