@@ -19,6 +19,8 @@ pub(in crate::fs::ext4) struct Op<'a> {
     /// Blocks that were changed, with what they held; `None` for blocks that were made.
     undo: Vec<(u64, Option<Arc<[u8]>>)>,
     claims: Vec<Run>,
+    /// Claimed before the operation began, and the caller's again should it fail.
+    lent: Vec<Run>,
     frees: Vec<Run>,
     new_inodes: Vec<(u32, bool)>,
     gone_inodes: Vec<(u32, bool)>,
@@ -43,6 +45,7 @@ impl<'a> Op<'a> {
             handle: Some(handle),
             undo: Vec::new(),
             claims: Vec::new(),
+            lent: Vec::new(),
             frees: Vec::new(),
             new_inodes: Vec::new(),
             gone_inodes: Vec::new(),
@@ -116,11 +119,12 @@ impl<'a> Op<'a> {
         Ok(run.start)
     }
 
-    /// Takes over blocks that were claimed before the operation began: they are marked when it ends well, else given back.
+    /// Takes over blocks that were claimed before the operation began: they are marked when it ends well, else they stay
+    /// the caller's.
     pub(super) fn adopt(&mut self, run: Run) {
-        match self.claims.last_mut() {
+        match self.lent.last_mut() {
             Some(last) if last.end() == run.start => last.len += run.len,
-            _ => self.claims.push(run),
+            _ => self.lent.push(run),
         }
     }
 
@@ -235,7 +239,7 @@ impl<'a> Op<'a> {
             handle.ordered();
             self.has_data = false;
         }
-        for run in std::mem::take(&mut self.claims) {
+        for run in std::mem::take(&mut self.claims).into_iter().chain(std::mem::take(&mut self.lent)) {
             core.alloc.mark(handle, run, true)?;
         }
         for (ino, is_dir) in std::mem::take(&mut self.new_inodes) {
@@ -253,7 +257,6 @@ impl<'a> Op<'a> {
         for ino in self.orphans_added.drain(..) {
             core.orphans.add(core, handle, ino)?;
         }
-        let is_gone = |ino: u32| self.gone_inodes.iter().any(|&(gone, _)| gone == ino);
         for ino in self.orphans_removed.drain(..) {
             core.orphans.remove(core, handle, ino)?;
         }
@@ -264,7 +267,6 @@ impl<'a> Op<'a> {
                 core.alloc.count_dir(ino, false);
             }
         }
-        let _ = is_gone;
         let frees = std::mem::take(&mut self.frees);
         for run in &frees {
             core.alloc.mark(handle, *run, false)?;
