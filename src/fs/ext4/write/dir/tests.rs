@@ -1,5 +1,7 @@
 //! Directories in memory, changed at random and compared with a map, their trees checked by the reader's own parsers.
 
+mod image;
+
 use super::inline::InlineDir;
 use super::*;
 use crate::fs::ext4::dir_htree::{Node, parse_root};
