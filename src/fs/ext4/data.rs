@@ -177,3 +177,8 @@ pub(crate) fn inline_rest(inode: &Inode) -> Result<&[u8]> {
 pub(crate) fn inline_dir(inode: &Inode) -> Result<[Cow<'_, [u8]>; 2]> {
     Ok([Cow::Borrowed(&inode.block[4..]), Cow::Borrowed(inline_rest(inode)?)])
 }
+
+/// Says whether an inode is a regular file whose contents lie in blocks, as a journal's are.
+pub(crate) fn is_plain_file(inode: &Inode) -> bool {
+    inode.file_type() == FileType::Regular && !inode.is_inline() && !inode.has_flag(flag::ENCRYPT)
+}

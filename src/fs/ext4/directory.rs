@@ -27,7 +27,8 @@ pub(crate) enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn matches(&self, name: &[u8]) -> bool {
+    /// Says whether a stored name is the one that is looked for.
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
         match self {
             Self::Bytes(bytes) => *bytes == name,
             Self::Folded(folded) => folded.matches(name),

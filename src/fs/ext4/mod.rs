@@ -10,6 +10,8 @@
 //!
 //! The format is described in the kernel's `Documentation/filesystems/ext4/`.
 
+#![allow(dead_code, reason = "structures are described whole; what only a writer uses is not used by the reader")]
+
 mod acl;
 mod attributes;
 mod block_map;

@@ -2,16 +2,20 @@
 
 use super::casefold::Folded;
 use super::crypt_name::{self, NoKeyName};
-use super::dir::{NAME_MAX, decode_type, encode_type};
+use super::dir::{NAME_MAX, decode_type};
 use super::dir_hash::SIPHASH;
 use super::dir_htree;
 use super::directory::Wanted;
 use super::inode::{Inode, flag};
+use super::journal::fast_commit::DirChanges;
 use super::volume::Volume;
 use crate::bytes::le16;
 use crate::error::{Error, Result};
 use crate::fs::{Attr, DirEntry, FileType};
 use std::ops::ControlFlow;
+
+/// Where a listing goes on to names that fast commits added: the cookie of the first.
+const ADDED: u64 = 1 << 62;
 
 /// The longest text of a symbolic link, in bytes.
 const LINK_MAX: usize = 65536;
@@ -80,7 +84,35 @@ impl Volume {
         } else {
             Wanted::Bytes(name)
         };
+        if let Some(changes) = self.fast_commits.dir(dir.ino) {
+            return self.find_changed(dir, changes, &wanted);
+        }
         Ok(self.find_stored(dir, &wanted)?.map(|(ino, _)| ino))
+    }
+
+    fn find_changed(&self, dir: &Inode, changes: &DirChanges, wanted: &Wanted<'_>) -> Result<Option<u32>> {
+        let added = match wanted {
+            Wanted::Bytes(name) => changes.find(name),
+            _ => changes.added(0).find(|(_, added)| wanted.matches(&added.name)).map(|(_, added)| added.ino),
+        };
+        if added.is_some() || changes.made_in.is_some() {
+            return Ok(added);
+        }
+        if let Wanted::Bytes(name) = wanted {
+            if changes.hides(name) {
+                return Ok(None);
+            }
+            return Ok(self.find_stored(dir, wanted)?.map(|(ino, _)| ino));
+        }
+        let mut found = None;
+        let _ = self.list_stored(dir, 0, &mut |entry, _| {
+            if wanted.matches(entry.name) && !changes.hides(entry.name) {
+                found = Some(entry.ino);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
     }
 
     /// Shows the entries of a directory from `cookie` on.
@@ -95,21 +127,42 @@ impl Volume {
     ) -> Result<()> {
         let is_encrypted = dir.has_flag(flag::ENCRYPT);
         let version = if is_encrypted { self.shown_hash_version(dir) } else { None };
-        let _ = self.list_stored(dir, cookie, &mut |entry, next| {
-            let shown;
-            let mut name = entry.name;
-            if is_encrypted {
-                let hash = version.and_then(|version| self.name_hash(version, name));
-                shown = crypt_name::show(hash.map_or([0, 0], |hash| [hash.major, hash.minor]), name);
-                name = &shown;
+        let changes = self.fast_commits.dir(dir.ino);
+        if cookie < ADDED && changes.is_none_or(|changes| changes.made_in.is_none()) {
+            let flow = self.list_stored(dir, cookie, &mut |entry, next| {
+                if changes.is_some_and(|changes| changes.hides(entry.name)) {
+                    return ControlFlow::Continue(());
+                }
+                let shown;
+                let mut name = entry.name;
+                if is_encrypted {
+                    let hash = version.and_then(|version| self.name_hash(version, name));
+                    shown = crypt_name::show(hash.map_or([0, 0], |hash| [hash.major, hash.minor]), name);
+                    name = &shown;
+                }
+                visit(DirEntry {
+                    name,
+                    ino: u64::from(entry.ino),
+                    file_type: decode_type(entry.file_type),
+                    next_cookie: next,
+                })
+            })?;
+            if flow.is_break() {
+                return Ok(());
             }
-            visit(DirEntry {
-                name,
-                ino: u64::from(entry.ino),
-                file_type: decode_type(entry.file_type),
-                next_cookie: next,
-            })
-        })?;
+        }
+        let Some(changes) = changes else { return Ok(()) };
+        for (at, added) in changes.added(cookie.saturating_sub(ADDED) as usize) {
+            let entry = DirEntry {
+                name: &added.name,
+                ino: u64::from(added.ino),
+                file_type: self.inode(added.ino).ok().map(|inode| inode.file_type()),
+                next_cookie: ADDED + at as u64 + 1,
+            };
+            if visit(entry).is_break() {
+                return Ok(());
+            }
+        }
         Ok(())
     }
 
@@ -118,6 +171,9 @@ impl Volume {
     /// # Errors
     /// [`Error::Corrupt`] for a directory without one, and those of reading.
     pub(crate) fn parent(&self, dir: &Inode) -> Result<u32> {
-        self.stored_parent(dir)
+        match self.fast_commits.dir(dir.ino).and_then(|changes| changes.made_in) {
+            Some(parent) => Ok(parent),
+            None => self.stored_parent(dir),
+        }
     }
 }

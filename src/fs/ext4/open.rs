@@ -1,6 +1,8 @@
 //! Opening: which superblock, which journal, and what there is to say about it.
 
 use super::features::{self, compat, incompat};
+use super::journal::superblock::INCOMPAT_FAST_COMMIT;
+use super::journal::{Journal, fast_commit, replay};
 use super::meta::{Meta, Overlay};
 use super::superblock::{self, MAGIC, STATE_ERRORS, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock};
 use super::volume::Volume;
@@ -8,6 +10,7 @@ use crate::block::SharedDevice;
 use crate::bytes::{self, le16, le32};
 use crate::error::{Error, Result};
 use crate::fs::{FsInfo, FsOptions};
+use std::sync::Arc;
 
 /// Where copies of the superblock lie by default: block number and block size, in bytes.
 const COPIES: &[(u64, u64)] = &[
@@ -95,6 +98,21 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Volume,
     if let Some(damage) = damage {
         warnings.push(format!("{damage}; its copy in block {base} is used"));
     }
+    if device.size() < superblock.blocks_count.saturating_mul(u64::from(superblock.block_size)) {
+        warnings.push(format!(
+            "the filesystem has {} blocks of {} bytes, more than its device holds",
+            superblock.blocks_count, superblock.block_size
+        ));
+    }
+    let meta = Meta::new(device, superblock.block_size, Overlay::new(), &options.cache);
+    let mut volume = Volume::new(superblock, meta, base, &options.cache);
+    if volume.superblock.has_incompat(incompat::RECOVER) {
+        volume = replay_journal(volume, base, options, &mut warnings)?;
+    }
+    let superblock = &volume.superblock;
+    if superblock.state & STATE_ERRORS != 0 {
+        warnings.push("the filesystem is marked as having errors; e2fsck would look for them".into());
+    }
     let info = FsInfo {
         kind: features::kind(superblock.compat, superblock.incompat, superblock.ro_compat),
         label: superblock.label(),
@@ -102,7 +120,46 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Volume,
         block_size: superblock.block_size,
         warnings,
     };
-    let meta = Meta::new(device, superblock.block_size, Overlay::new(), &options.cache);
-    let volume = Volume::new(superblock, meta, base, &options.cache);
     Ok((volume, info))
+}
+
+/// Lays what the journal holds over a filesystem that was not unmounted cleanly.
+fn replay_journal(volume: Volume, base: u64, options: &FsOptions, warnings: &mut Vec<String>) -> Result<Volume> {
+    let superblock = &volume.superblock;
+    if !superblock.has_compat(compat::HAS_JOURNAL) {
+        return Err(Error::corrupt("ext4 superblock", "a journal is to be replayed, but there is none"));
+    }
+    if superblock.journal_inode == 0 {
+        return Err(Error::unsupported(
+            "replaying a journal on another device: mount it once where both devices are, or run e2fsck",
+        ));
+    }
+    let journal = Journal::open(&volume, superblock.journal_inode)?;
+    let replayed = replay::replay(&volume, &journal)?;
+    let has_fast_commits = journal.superblock.has(INCOMPAT_FAST_COMMIT) && journal.superblock.start != 0;
+    let device = Arc::clone(volume.meta.device());
+    let block_size = volume.superblock.block_size;
+    drop(volume);
+    let meta = Meta::new(device, block_size, replayed.overlay, &options.cache);
+    let superblock =
+        if base <= 1 { Superblock::parse(&meta.superblock()?)? } else { Superblock::parse(&meta.block(base)?)? };
+    if superblock.block_size != block_size {
+        return Err(Error::corrupt("ext4 superblock", "the journal holds one with another block size"));
+    }
+    features::check_readable(superblock.incompat)?;
+    let mut volume = Volume::new(superblock, meta, base, &options.cache);
+    if has_fast_commits {
+        volume.fast_commits = fast_commit::replay(&volume, &journal, replayed.next_sequence)?;
+    }
+    match (replayed.transactions, volume.fast_commits.tags) {
+        (0, 0) => {}
+        (transactions, 0) => warnings.push(format!(
+            "it was not unmounted cleanly; {transactions} transactions of its journal were replayed in memory"
+        )),
+        (transactions, tags) => warnings.push(format!(
+            "it was not unmounted cleanly; {transactions} transactions and {tags} fast commit records of its journal were \
+             replayed in memory"
+        )),
+    }
+    Ok(volume)
 }

@@ -13,6 +13,8 @@ use crate::fs::ext4::superblock::holed;
 pub(crate) const SIZE: usize = 1024;
 /// How many blocks at the journal's end are for fast commits where the superblock does not say.
 const DEFAULT_FAST_COMMIT_BLOCKS: u32 = 256;
+/// The shortest log that a journal with fast commits may have, in blocks.
+const MIN_LOG_BLOCKS: u32 = 1024;
 /// The only checksum type of today's journals: CRC-32C.
 const CHECKSUM_CRC32C: u8 = 4;
 
@@ -122,6 +124,9 @@ impl JournalSuperblock {
             (true, 0) => DEFAULT_FAST_COMMIT_BLOCKS,
             (true, count) => count,
         };
+        // As the kernel: what would leave too short a log is not set aside.
+        let fast_commit_blocks =
+            if blocks.saturating_sub(fast_commit_blocks) < MIN_LOG_BLOCKS { 0 } else { fast_commit_blocks };
         let superblock = Self {
             blocks,
             first: be32(block, field::FIRST),
@@ -132,7 +137,7 @@ impl JournalSuperblock {
             fast_commit_blocks,
             seed: crc32c(!0, &block[field::UUID..field::UUID + 16]),
         };
-        let end = blocks.checked_sub(fast_commit_blocks).unwrap_or(0);
+        let end = blocks - fast_commit_blocks;
         let is_sound = superblock.first > 0
             && superblock.first < end
             && (superblock.start == 0 || (superblock.first..end).contains(&superblock.start));
@@ -156,6 +161,11 @@ impl JournalSuperblock {
     /// Returns the first block after the log, where those for fast commits begin.
     pub(crate) fn log_end(&self) -> u32 {
         self.blocks - self.fast_commit_blocks
+    }
+
+    /// Returns the blocks for fast commits. The first one after the log is not used.
+    pub(crate) fn fast_commits(&self) -> std::ops::Range<u32> {
+        if self.fast_commit_blocks == 0 { 0..0 } else { self.log_end() + 1..self.blocks }
     }
 
     /// Returns the block of the log after `block`.

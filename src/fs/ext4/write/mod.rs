@@ -3,3 +3,5 @@
 #[allow(dead_code)]
 mod dir;
 pub mod store;
+#[allow(dead_code)]
+mod xattr_edit;

@@ -14,7 +14,7 @@ pub(crate) mod entries;
 mod index;
 pub(crate) mod inline;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::bytes::set_le32;
 use crate::error::{Error, Result};

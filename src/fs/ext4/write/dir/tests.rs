@@ -1,5 +1,7 @@
 //! Directories in memory, changed at random and compared with a map, their trees checked by the reader's own parsers.
 
+mod image;
+
 use super::inline::InlineDir;
 use super::*;
 use crate::fs::ext4::dir_htree::{Node, parse_root};
@@ -62,10 +64,10 @@ pub(super) fn format(block_size: usize, has_checksum: bool) -> DirFormat {
 }
 
 /// Numbers that look random and are the same each time (xorshift).
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub(super) fn next(&mut self, below: u64) -> u64 {
+    pub(crate) fn next(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -159,7 +161,7 @@ fn churn(format: &mut DirFormat, steps: usize, longest: u64, seed: u64) -> (Bloc
     let mut model = BTreeMap::new();
     for step in 0..steps {
         // Waves of growing and shrinking.
-        let grows = random.next(10) < if step / (steps / 5).max(1) % 2 == 0 { 8 } else { 4 };
+        let grows = random.next(10) < if (step / (steps / 5).max(1)).is_multiple_of(2) { 8 } else { 4 };
         if grows {
             let name = random_name(&mut random, longest);
             let ino = 11 + random.next(1 << 30) as u32;
@@ -359,8 +361,8 @@ fn random_changes_of_inline_directories_match_a_map() {
         let mut model = BTreeMap::new();
         for _ in 0..200 {
             let name = random_name(&mut random, 12);
-            if model.contains_key(&name) {
-                assert_eq!(inline.remove(&format, &name).expect("removed"), model.remove(&name).expect("there"));
+            if let Some(ino) = model.remove(&name) {
+                assert_eq!(inline.remove(&format, &name).expect("removed"), ino);
             } else if inline.insert(&format, &name, 99, FileType::Symlink, 95).expect("sound") {
                 model.insert(name, 99);
             } else if let Some(name) = model.keys().next().cloned() {
