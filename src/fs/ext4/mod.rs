@@ -37,9 +37,9 @@ mod superblock;
 mod volume;
 pub mod write;
 mod xattr;
-pub mod write;
 
 pub use open::probe;
+pub use write::Ext4Writer;
 
 use crate::block::SharedDevice;
 use crate::error::{Error, Result};

@@ -4,6 +4,7 @@
 //! store, then the orphans, then a group's bitmap.
 
 use super::super::inode::{self, Inode, field};
+use super::super::superblock::SUPERBLOCK_OFFSET;
 use super::super::volume::Volume;
 use super::alloc::{Allocator, Run};
 use super::counters;
@@ -13,6 +14,7 @@ use super::inodes::{InodeState, InodeTable};
 use super::op::Op;
 use super::orphans::Orphans;
 use super::store::{Handle, Store, Tid};
+use super::xattr_edit;
 use crate::bytes::{le32, set_le32};
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
@@ -36,6 +38,8 @@ pub(in crate::fs::ext4) struct Core {
     pub(super) orphans: Orphans,
     /// Held while a folder moves to another, so that nobody moves one below itself.
     pub(super) moving: Mutex<()>,
+    /// Guards how many inodes share blocks of attributes. Taken with a handle.
+    sharing: Mutex<()>,
     /// Freed space is told to the device after the commit.
     pub(super) discards: AtomicBool,
     generation: AtomicU32,
@@ -52,6 +56,7 @@ impl Core {
             table: InodeTable::new(),
             orphans,
             moving: Mutex::new(()),
+            sharing: Mutex::new(()),
             discards: AtomicBool::new(false),
             generation: AtomicU32::new(seed),
         }
@@ -115,6 +120,27 @@ impl Core {
         Ok(())
     }
 
+    /// Takes an inode's share of a block of attributes away; says whether it was the last one, so that the block is to be
+    /// freed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) fn share_less(&self, handle: &mut Handle<'_>, block: u64) -> Result<bool> {
+        let _sharing = self.sharing.lock();
+        let count = xattr_edit::refcount(&self.store.read(block)?);
+        if count <= 1 {
+            handle.forget(block)?;
+            return Ok(true);
+        }
+        let superblock = &self.volume.superblock;
+        let seed = superblock.has_metadata_csum().then_some(superblock.checksum_seed);
+        handle.modify(block, |bytes| {
+            xattr_edit::set_refcount(bytes, count - 1);
+            xattr_edit::seal_block(seed, block, bytes);
+        })?;
+        Ok(false)
+    }
+
     /// Reads something of an inode again until nobody changed it meanwhile.
     ///
     /// # Errors
@@ -146,7 +172,7 @@ impl Core {
         credits: u32,
         mut work: impl FnMut(&mut Op<'_>) -> Result<T>,
     ) -> Result<(T, Tid)> {
-        let mut try_once = || {
+        let mut try_once = || -> Result<(T, Tid)> {
             let mut op = Op::begin(self, credits)?;
             let value = work(&mut op)?;
             Ok((value, op.finish()?))
@@ -207,6 +233,21 @@ impl Core {
     pub(super) fn change_superblock(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
         let mut handle = self.store.begin(2)?;
         counters::modify(&mut handle, &self.volume.superblock, change)
+    }
+
+    /// Writes the newest superblock to the device, past the journal, durably.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn write_superblock(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
+        let mut bytes = self.volume.meta.superblock()?;
+        change(&mut bytes);
+        self.volume.superblock.set_checksum(&mut bytes);
+        let device = self.store.device();
+        device.write_at(&bytes, SUPERBLOCK_OFFSET)?;
+        device.flush()?;
+        self.store.invalidate(SUPERBLOCK_OFFSET / u64::from(self.volume.superblock.block_size));
+        Ok(())
     }
 
     /// Fails where nothing may be written any more.

@@ -8,6 +8,9 @@ use crate::bytes::{le16, le32, set_le16, set_le32};
 use crate::error::{Error, Result};
 use crate::fs::{FileType, Timestamp};
 
+/// How many bytes of fields follow the old 128 ones.
+const USUAL_EXTRA: usize = 32;
+
 /// An inode's raw bytes, and what they decode to.
 #[derive(Clone, Debug)]
 pub(in crate::fs::ext4) struct InodeEdit {
@@ -20,7 +23,13 @@ pub(in crate::fs::ext4) struct InodeEdit {
 impl InodeEdit {
     /// Begins with an inode's bytes as they are.
     pub(super) fn new(ino: u32, raw: &[u8]) -> Self {
-        Self { ino, raw: raw.to_vec(), is_new: false }
+        let mut raw = raw.to_vec();
+        if raw.len() > OLD_SIZE && le16(&raw, field::EXTRA_ISIZE) == 0 {
+            // An inode of old, whose larger size nobody has used yet.
+            raw[OLD_SIZE..OLD_SIZE + USUAL_EXTRA].fill(0);
+            set_le16(&mut raw, field::EXTRA_ISIZE, USUAL_EXTRA as u16);
+        }
+        Self { ino, raw, is_new: false }
     }
 
     /// Makes a new inode.
@@ -29,7 +38,7 @@ impl InodeEdit {
         if raw.len() > OLD_SIZE {
             let want = usize::from(superblock.want_extra_isize);
             let is_sound = want >= 4 && want.is_multiple_of(4) && OLD_SIZE + want <= raw.len();
-            set_le16(&mut raw, field::EXTRA_ISIZE, if is_sound { want as u16 } else { 32 });
+            set_le16(&mut raw, field::EXTRA_ISIZE, if is_sound { want as u16 } else { USUAL_EXTRA as u16 });
         }
         set_le32(&mut raw, field::GENERATION, generation);
         Self { ino, raw, is_new: true }

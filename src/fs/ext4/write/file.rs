@@ -106,7 +106,7 @@ pub(super) fn write(core: &Core, ino: u32, offset: u64, data: &[u8], keep_set_id
         state.touch(inline::move_out(core, ino, &mut inner)?);
     }
     if offset > inode.size {
-        zero_after_end(core, &core.volume.inode(ino)?)?;
+        zero_after_end(core, &*core.volume.inode(ino)?)?;
     }
     let mut done = 0;
     while done < data.len() {

@@ -24,6 +24,8 @@ pub(in crate::fs::ext4) struct Op<'a> {
     frees: Vec<Run>,
     new_inodes: Vec<(u32, bool)>,
     gone_inodes: Vec<(u32, bool)>,
+    /// Blocks of attributes of which an inode gives up its share.
+    released: Vec<u64>,
     edits: Vec<InodeEdit>,
     /// Nodes of extent trees that were changed: inode and block.
     nodes: Vec<(u32, u64)>,
@@ -49,6 +51,7 @@ impl<'a> Op<'a> {
             frees: Vec::new(),
             new_inodes: Vec::new(),
             gone_inodes: Vec::new(),
+            released: Vec::new(),
             edits: Vec::new(),
             nodes: Vec::new(),
             orphans_added: Vec::new(),
@@ -106,6 +109,7 @@ impl<'a> Op<'a> {
 
     /// Notes that a node of an inode's extent tree was changed.
     pub(in crate::fs::ext4) fn note_node(&mut self, ino: u32, block: u64) {
+        self.core.volume.forget_node(ino, block);
         self.nodes.push((ino, block));
     }
 
@@ -144,6 +148,17 @@ impl<'a> Op<'a> {
         Ok(())
     }
 
+    /// Frees blocks that an inode's mapping named: metadata, where it is a directory.
+    ///
+    /// # Errors
+    /// As [`free`](Self::free), and those of the store.
+    pub(in crate::fs::ext4) fn free_mapped(&mut self, edit: &InodeEdit, run: Run) -> Result<()> {
+        if !edit.is_dir() {
+            return self.free(run);
+        }
+        (run.start..run.end()).try_for_each(|block| self.free_metadata(block))
+    }
+
     /// Frees a block of metadata.
     ///
     /// # Errors
@@ -155,6 +170,17 @@ impl<'a> Op<'a> {
             self.undo.push((block, Some(before)));
         }
         self.handle()?.forget(block)
+    }
+
+    /// Gives up an inode's share of a block of attributes, which is freed with the last one.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the block is free already.
+    pub(super) fn release_shared(&mut self, ino: u32, block: u64) -> Result<()> {
+        self.gate(ino);
+        self.core.alloc.check_taken(Run { start: block, len: 1 })?;
+        self.released.push(block);
+        Ok(())
     }
 
     /// Claims an inode for a new entry of folder `parent`.
@@ -267,7 +293,12 @@ impl<'a> Op<'a> {
                 core.alloc.count_dir(ino, false);
             }
         }
-        let frees = std::mem::take(&mut self.frees);
+        let mut frees = std::mem::take(&mut self.frees);
+        for block in self.released.drain(..) {
+            if core.share_less(handle, block)? {
+                frees.push(Run { start: block, len: 1 });
+            }
+        }
         for run in &frees {
             core.alloc.mark(handle, *run, false)?;
             core.alloc.note_pending(*run);

@@ -16,7 +16,7 @@ use crate::fs::write::FallocateMode;
 /// How many runs one operation adds at most.
 const PIECES: usize = 16;
 /// The blocks that an operation changes which frees a part of a file.
-const FREE_CREDITS: u32 = 140;
+pub(super) const FREE_CREDITS: u32 = 140;
 
 /// Sets the size of a regular file whose lock is held; `finish` changes more of the inode in the same transaction.
 ///
@@ -139,11 +139,21 @@ pub(super) fn delete(core: &Core, inner: &mut Inner, ino: u32) -> Result<Tid> {
     if let Some(window) = inner.window.take() {
         core.alloc.unclaim(window.run);
     }
-    let (inode, mut edit) = core.edit(ino)?;
+    let (inode, edit) = core.edit(ino)?;
     let mut op = Op::begin(core, FREE_CREDITS)?;
+    delete_within(&mut op, &inode, edit)?;
+    op.finish()
+}
+
+/// Frees an inode without names, and all it has, in an operation and those that follow it where one is not enough.
+///
+/// # Errors
+/// As [`delete`].
+pub(super) fn delete_within(op: &mut Op<'_>, inode: &Inode, mut edit: InodeEdit) -> Result<()> {
+    let ino = edit.ino;
     op.gate(ino);
-    if has_mapping(&inode) {
-        let mut next = mapping::remove_some(&mut op, &mut edit, 0, u64::MAX)?;
+    if has_mapping(inode) {
+        let mut next = mapping::remove_some(op, &mut edit, 0, u64::MAX)?;
         if next.is_some() {
             edit.set_size(0);
             op.put(edit.clone());
@@ -151,16 +161,15 @@ pub(super) fn delete(core: &Core, inner: &mut Inner, ino: u32) -> Result<Tid> {
         }
         while let Some(at) = next {
             op.step(FREE_CREDITS)?;
-            next = mapping::remove_some(&mut op, &mut edit, at, u64::MAX)?;
+            next = mapping::remove_some(op, &mut edit, at, u64::MAX)?;
             op.put(edit.clone());
         }
         edit.set_size(0);
     }
-    xattrs::release_block(&mut op, &mut edit)?;
+    xattrs::release_block(op, &mut edit)?;
     op.put(edit);
     op.remove_orphan(ino);
-    op.free_inode(ino, inode.is_dir())?;
-    op.finish()
+    op.free_inode(ino, inode.is_dir())
 }
 
 /// Changes the space of a range of a regular file.

@@ -159,7 +159,7 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when they are so already, and those of the store. Some may have been marked then.
-    pub(in crate::fs::ext4::write) fn mark(&self, handle: &mut Handle<'_>, run: Run, taken: bool) -> Result<()> {
+    pub(in crate::fs::ext4) fn mark(&self, handle: &mut Handle<'_>, run: Run, taken: bool) -> Result<()> {
         let superblock = &self.superblock;
         for (number, first, len) in self.in_groups(run) {
             let group = self.group(number)?;
@@ -197,7 +197,7 @@ impl Allocator {
     ///
     /// # Errors
     /// As [`mark`](Self::mark).
-    pub(in crate::fs::ext4::write) fn mark_inode(
+    pub(in crate::fs::ext4) fn mark_inode(
         &self,
         handle: &mut Handle<'_>,
         ino: u32,

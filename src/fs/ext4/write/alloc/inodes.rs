@@ -14,7 +14,7 @@ impl Allocator {
     ///
     /// # Errors
     /// `ENOSPC` when none is free, and those of reading bitmaps.
-    pub(in crate::fs::ext4::write) fn claim_inode(&self, parent: u32, is_dir: bool) -> Result<u32> {
+    pub(in crate::fs::ext4) fn claim_inode(&self, parent: u32, is_dir: bool) -> Result<u32> {
         let count = self.groups.len() as u32;
         let home = ((parent - 1) / self.superblock.inodes_per_group).min(count - 1);
         let home = if is_dir { self.group_for_dir(parent, home) } else { home };
@@ -110,7 +110,7 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when it is free already, and those of reading the bitmap.
-    pub(in crate::fs::ext4::write) fn check_inode_taken(&self, ino: u32) -> Result<()> {
+    pub(in crate::fs::ext4) fn check_inode_taken(&self, ino: u32) -> Result<()> {
         let (number, index) =
             ((ino - 1) / self.superblock.inodes_per_group, (ino - 1) % self.superblock.inodes_per_group);
         let group = self.group(number)?;
@@ -123,7 +123,7 @@ impl Allocator {
     }
 
     /// Makes an inode free in memory: one that was claimed and not used, or was freed.
-    pub(in crate::fs::ext4::write) fn unclaim_inode(&self, ino: u32) {
+    pub(in crate::fs::ext4) fn unclaim_inode(&self, ino: u32) {
         let (number, index) =
             ((ino - 1) / self.superblock.inodes_per_group, (ino - 1) % self.superblock.inodes_per_group);
         let Some(group) = self.groups.get(number as usize) else { return };
@@ -136,7 +136,7 @@ impl Allocator {
     }
 
     /// Counts a folder that was made or removed in the group of its inode.
-    pub(in crate::fs::ext4::write) fn count_dir(&self, ino: u32, is_made: bool) {
+    pub(in crate::fs::ext4) fn count_dir(&self, ino: u32, is_made: bool) {
         if let Some(group) = self.groups.get(((ino - 1) / self.superblock.inodes_per_group) as usize) {
             if is_made {
                 group.dirs.fetch_add(1, Ordering::Relaxed);

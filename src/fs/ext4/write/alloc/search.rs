@@ -15,7 +15,7 @@ impl Allocator {
     ///
     /// # Errors
     /// `ENOSPC` when no block is free, and those of reading bitmaps.
-    pub(in crate::fs::ext4::write) fn claim(&self, goal: u64, want: u32) -> Result<Run> {
+    pub(in crate::fs::ext4) fn claim(&self, goal: u64, want: u32) -> Result<Run> {
         let want = want.clamp(1, self.superblock.blocks_per_group);
         let count = self.groups.len() as u32;
         let (mut home, mut first) = self.place(goal);
@@ -47,13 +47,21 @@ impl Allocator {
         Err(Error::Errno(libc::ENOSPC))
     }
 
-    /// Claims blocks that begin at `goal` exactly; `None` when it is taken.
+    /// Claims the first free run of a group from its block `from` on; returns it and where to go on.
     ///
     /// # Errors
     /// Those of reading bitmaps.
-    pub(in crate::fs::ext4::write) fn claim_exactly(&self, goal: u64, want: u32) -> Result<Option<Run>> {
-        let (group, first) = self.place(goal);
-        if group as usize >= self.groups.len() { Ok(None) } else { self.claim_at(group, first, want, 1) }
+    pub(in crate::fs::ext4) fn claim_next(&self, number: u32, from: u32) -> Result<Option<(Run, u32)>> {
+        let group = self.group(number)?;
+        if group.free.load(Ordering::Relaxed) == 0 {
+            return Ok(None);
+        }
+        self.load_blocks(number, group)?;
+        let mut space = group.space.lock();
+        let Some(bits) = &mut space.blocks else { return Ok(None) };
+        let Some(first) = bits.next_free(from) else { return Ok(None) };
+        let len = bits.free_from(first, u32::MAX);
+        Ok(Some((self.take(number, group, bits, first, len), first + len)))
     }
 
     fn claim_at(&self, number: u32, first: u32, want: u32, least: u32) -> Result<Option<Run>> {
@@ -117,7 +125,7 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Error::Corrupt`] for blocks that are free already or do not exist, and those of reading bitmaps.
-    pub(in crate::fs::ext4::write) fn check_taken(&self, run: Run) -> Result<()> {
+    pub(in crate::fs::ext4) fn check_taken(&self, run: Run) -> Result<()> {
         for (number, first, len) in self.in_groups(run) {
             let group = self.group(number)?;
             self.load_blocks(number, group)?;

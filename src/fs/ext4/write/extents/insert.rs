@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// `ENOSPC` where a new node finds no room, [`Error::Corrupt`] for a damaged tree, and those of the store.
-pub(in crate::fs::ext4::write) fn insert(op: &mut Op<'_>, edit: &mut InodeEdit, extent: Extent) -> Result<()> {
+pub(in crate::fs::ext4) fn insert(op: &mut Op<'_>, edit: &mut InodeEdit, extent: Extent) -> Result<()> {
     let mut rest = extent;
     // An extent of a device may be longer than one of a tree.
     while rest.len > longest(rest.unwritten) {

@@ -161,8 +161,9 @@ pub(super) fn write(op: &mut Op<'_>, edit: &mut InodeEdit, block: Option<u64>, n
     };
     let room = block_capacity(op);
     let seed = op.core.volume.superblock.has_metadata_csum().then(|| seed(op, edit));
+    op.modify(block, |bytes| fill(node, room, seed, bytes))?;
     op.note_node(edit.ino, block);
-    op.modify(block, |bytes| fill(node, room, seed, bytes))
+    Ok(())
 }
 
 fn fill(node: &Node, room: usize, seed: Option<u32>, bytes: &mut [u8]) {
@@ -180,8 +181,8 @@ pub(super) fn write_new(op: &mut Op<'_>, edit: &mut InodeEdit, node: &Node, goal
     let block = op.claim(goal)?;
     let room = block_capacity(op);
     let seed = op.core.volume.superblock.has_metadata_csum().then(|| seed(op, edit));
-    op.note_node(edit.ino, block);
     op.create(block, |bytes| fill(node, room, seed, bytes))?;
+    op.note_node(edit.ino, block);
     edit.add_blocks(&op.core.volume.superblock, 1)?;
     Ok(block)
 }

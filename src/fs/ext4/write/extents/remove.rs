@@ -14,7 +14,7 @@ use crate::error::Result;
 /// # Errors
 /// `ENOSPC` where a node must be split and finds no room, [`Error::Corrupt`](crate::Error::Corrupt) for a damaged tree, and
 /// those of the store.
-pub(in crate::fs::ext4::write) fn remove_some(
+pub(in crate::fs::ext4) fn remove_some(
     op: &mut Op<'_>,
     edit: &mut InodeEdit,
     start: u32,
@@ -63,12 +63,12 @@ pub(in crate::fs::ext4::write) fn remove_some(
     *extents = kept;
     if is_freed {
         for run in taken {
-            op.free(run)?;
+            op.free_mapped(edit, run)?;
             edit.add_blocks(&op.core.volume.superblock, -i64::from(run.len))?;
         }
     }
     if leaf.len() == 0 && leaf.block.is_some() {
-        drop_empty(op, edit, path, goal)?;
+        drop_empty(op, edit, path)?;
     } else {
         write_back(op, edit, path, split.max(1), goal)?;
     }
@@ -79,7 +79,7 @@ pub(in crate::fs::ext4::write) fn remove_some(
 }
 
 /// Frees an empty leaf and the nodes above it that become empty.
-fn drop_empty(op: &mut Op<'_>, edit: &mut InodeEdit, mut path: Vec<Level>, goal: u64) -> Result<()> {
+fn drop_empty(op: &mut Op<'_>, edit: &mut InodeEdit, mut path: Vec<Level>) -> Result<()> {
     while let Some(level) = path.pop() {
         let Some(block) = level.block else {
             return write(op, edit, None, &Node::Leaf(Vec::new()));
@@ -91,14 +91,14 @@ fn drop_empty(op: &mut Op<'_>, edit: &mut InodeEdit, mut path: Vec<Level>, goal:
         let at = above.at;
         above.entries().remove(at);
         if above.len() > 0 {
-            return write_inner(op, edit, path, goal);
+            return write_inner(op, edit, path);
         }
     }
     Ok(())
 }
 
 /// Writes back an inner node that lost an entry, and the keys above it.
-fn write_inner(op: &mut Op<'_>, edit: &mut InodeEdit, mut path: Vec<Level>, _goal: u64) -> Result<()> {
+fn write_inner(op: &mut Op<'_>, edit: &mut InodeEdit, mut path: Vec<Level>) -> Result<()> {
     let mut key = None;
     let mut is_lowest = true;
     while let Some(mut level) = path.pop() {
