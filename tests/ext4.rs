@@ -47,12 +47,12 @@ fn compare_statfs(fs: &dyn Filesystem, mount: &Mount) {
 
 #[test]
 fn ext4_as_mke2fs_makes_it_reads_as_the_kernel_reads_it() {
-    compare_filled_by_kernel(256, &["-t", "ext4", "-b", "4096"], 6000, 3000, 4096);
+    compare_filled_by_kernel(256, &["-t", "ext4", "-b", "4096"], 4000, 3000, 4096);
 }
 
 #[test]
 fn ext4_with_small_blocks_and_deep_extent_trees_reads_as_the_kernel_reads_it() {
-    compare_filled_by_kernel(128, &["-t", "ext4", "-b", "1024", "-N", "12000"], 6000, 8000, 1024);
+    compare_filled_by_kernel(128, &["-t", "ext4", "-b", "1024", "-N", "9000"], 3000, 4000, 1024);
 }
 
 #[test]
@@ -60,15 +60,15 @@ fn ext4_with_blocks_of_2_kib_and_no_checksums_reads_as_the_kernel_reads_it() {
     compare_filled_by_kernel(
         128,
         &["-t", "ext4", "-b", "2048", "-O", "^metadata_csum,uninit_bg,^64bit", "-N", "9000"],
-        3000,
-        2000,
+        1500,
+        1500,
         2048,
     );
 }
 
 #[test]
 fn ext3_with_triple_indirect_blocks_reads_as_the_kernel_reads_it() {
-    compare_filled_by_kernel(128, &["-t", "ext3", "-b", "1024", "-I", "256", "-N", "9000"], 3000, 3000, 1024);
+    compare_filled_by_kernel(128, &["-t", "ext3", "-b", "1024", "-I", "256", "-N", "9000"], 2000, 1500, 1024);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn ext2_with_inodes_of_128_bytes_reads_as_the_kernel_reads_it() {
     make(&image, 128, &["-t", "ext2", "-b", "1024", "-I", "128", "-N", "9000"]);
     {
         let mount = Mount::new(&image, "rw");
-        populate(&mount.path, 3000, 1000, 1024);
+        populate(&mount.path, 1500, 800, 1024);
     }
     let mount = Mount::new(&image, "ro");
     let fs = open(&image);
@@ -92,7 +92,7 @@ fn ext2_with_inodes_of_128_bytes_reads_as_the_kernel_reads_it() {
 
 #[test]
 fn bigalloc_reads_as_the_kernel_reads_it() {
-    compare_filled_by_kernel(256, &["-t", "ext4", "-O", "bigalloc", "-C", "16384", "-N", "9000"], 3000, 500, 4096);
+    compare_filled_by_kernel(256, &["-t", "ext4", "-O", "bigalloc", "-C", "16384", "-N", "9000"], 1000, 300, 4096);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! An open filesystem's shared parts: its superblock, its metadata and the caches of what was decoded.
 
 use super::dir::Layout;
+use super::dir_names::DirNames;
 use super::extent::{self, Node};
 use super::features::incompat;
 use super::group::GroupDescriptor;
@@ -34,6 +35,8 @@ pub(crate) struct Volume {
     epochs: Vec<AtomicU64>,
     /// Inodes without names that are in use all the same.
     pub(crate) unnamed: RwLock<HashSet<u32>>,
+    /// Where names of large directories lie, on a filesystem that does not change.
+    pub(crate) dir_names: Option<Cache<u32, Arc<DirNames>>>,
 }
 
 impl Volume {
@@ -49,6 +52,7 @@ impl Volume {
             nodes: Cache::new(pool),
             epochs: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
             unnamed: RwLock::default(),
+            dir_names: None,
         }
     }
 
