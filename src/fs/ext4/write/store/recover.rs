@@ -114,6 +114,7 @@ impl Walk<'_> {
                 kind::COMMIT => {
                     let commit = commit_block::parse(&self.format, &block, sum);
                     if !commit.is_valid {
+                        log::warn!("the journal ends before transaction {}, which is torn", header.sequence);
                         break;
                     }
                     if is_doubtful {

@@ -143,7 +143,7 @@ fn run(checksums: Checksums, wide: bool, seed: u64) -> Run {
             acknowledged.push((sample.device.events(), tid.0));
         }
     }
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         store.close().expect("closes");
         let last = *states.keys().last().expect("there was an operation");
         acknowledged.push((sample.device.events(), last));
@@ -222,6 +222,48 @@ fn a_damaged_log_is_refused_or_recovered() {
             }
             let device = MemoryDevice::new(image);
             let _ = Store::recover(&device, BLOCK as u32, &run.sample.place);
+        }
+    }
+}
+
+/// What lies in the log from before a crash must not be taken for transactions that came after it.
+#[test]
+fn a_filesystem_that_was_recovered_can_crash_again() {
+    let home = |image: &[u8]| image[FIRST as usize * BLOCK..].to_vec();
+    for (number, checksums) in [Checksums::None, Checksums::V1, Checksums::V3].into_iter().enumerate() {
+        let first = run(checksums, true, 1 + 2 * number as u64);
+        for events in (0..=first.sample.device.events()).step_by(5) {
+            let crashed = MemoryDevice::new(first.sample.device.image_with_reordering(events, events as u64));
+            Store::recover(&crashed, BLOCK as u32, &first.sample.place).expect("recovers");
+            let device = Arc::new(super::recording::RecordingDevice::new(crashed.to_vec()));
+            let mut now = home(&crashed.to_vec());
+            let mut states = vec![now.clone()];
+            let store = super::open(device.clone(), Some(first.sample.place.clone()));
+            let mut random = Random::new(events as u64);
+            for _ in 0..4 {
+                let mut handle = store.begin(4).expect("begins");
+                for _ in 0..=random.below(4) {
+                    let number = random.below(BLOCKS);
+                    let bytes = contents(&mut random);
+                    now[number as usize * BLOCK..][..BLOCK].copy_from_slice(&bytes);
+                    handle.modify(FIRST + number, |old| old.copy_from_slice(&bytes)).expect("changes");
+                }
+                drop(handle);
+                store.commit().expect("commits");
+                states.push(now.clone());
+            }
+            store.abort(&crate::Error::Errno(libc::EIO));
+            let mut reached = 0;
+            for step in 0..=device.events() {
+                let again = MemoryDevice::new(device.image_at(step));
+                Store::recover(&again, BLOCK as u32, &first.sample.place).expect("recovers");
+                let found = home(&again.to_vec());
+                let state = states.iter().position(|state| *state == found);
+                let state = state.unwrap_or_else(|| panic!("{checksums:?}, {events} events, then {step}: no state"));
+                assert!(state >= reached, "{checksums:?}, {events} events, then {step}");
+                reached = state;
+            }
+            assert_eq!(reached, 4);
         }
     }
 }

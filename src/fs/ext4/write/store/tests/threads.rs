@@ -1,10 +1,12 @@
 //! Many threads at once.
 
-use super::super::Store;
+use super::super::{Store, StoreOptions};
 use super::{BLOCK, Sample, block};
 use crate::block::MemoryDevice;
 use crate::bytes::{le64, set_le64};
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::cache::CachePool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 const THREADS: u64 = 8;
 const ROUNDS: u64 = 200;
@@ -97,4 +99,77 @@ fn those_who_wait_at_once_share_a_commit() {
     });
     assert_eq!(sample.device.flushes(), 2);
     store.close().expect("closes");
+}
+
+/// Blocks wander between the running transaction, the log, the device and a cache that holds next to nothing; a reader
+/// never sees one go back.
+#[test]
+fn a_reader_never_sees_an_older_version_than_before() {
+    const FIRST: u64 = 300;
+    const BLOCKS: u64 = 96;
+    for journal in [true, false] {
+        let sample = Sample::plain();
+        let place = journal.then(|| sample.place.clone());
+        let options = StoreOptions { commit_interval: Duration::from_millis(2) };
+        let pool = CachePool::new(80 * BLOCK);
+        let store = Store::open(sample.device.clone(), BLOCK as u32, place, options, &pool).expect("opens");
+        let mut handle = None;
+        for number in FIRST..FIRST + BLOCKS {
+            let handle = handle.get_or_insert_with(|| store.begin(1).expect("begins"));
+            handle.create(number, |_| ()).expect("creates");
+            handle.restart(1).expect("begins again");
+        }
+        drop(handle);
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for reader in 0..3_u64 {
+                let (store, is_done) = (&store, &is_done);
+                scope.spawn(move || {
+                    let mut seen = vec![0; BLOCKS as usize];
+                    let mut number = reader;
+                    while !is_done.load(Ordering::Relaxed) {
+                        number = (number * 5 + 7 + reader) % BLOCKS;
+                        let bytes = store.read(FIRST + number).expect("reads");
+                        let version = le64(&bytes, 0);
+                        assert_eq!(version, le64(&bytes, BLOCK - 8), "a version is whole");
+                        assert!(version >= seen[number as usize], "block {number} went back to {version}");
+                        seen[number as usize] = version;
+                    }
+                });
+            }
+            let writers: Vec<_> = (0..2_u64)
+                .map(|writer| {
+                    let store = &store;
+                    scope.spawn(move || {
+                        for round in 1..=6000_u64 {
+                            let mut handle = store.begin(1).expect("begins");
+                            // Each writer has blocks of its own, so that it knows what they hold.
+                            let number = round * 11 % (BLOCKS / 2) * 2 + writer;
+                            handle
+                                .modify(FIRST + number, |bytes| {
+                                    assert!(le64(bytes, 0) < round, "a change was lost");
+                                    set_le64(bytes, 0, round);
+                                    set_le64(bytes, BLOCK - 8, round);
+                                })
+                                .expect("changes");
+                            drop(handle);
+                            if round % 100 == 0 {
+                                store.commit().expect("commits");
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for writer in writers {
+                writer.join().expect("no panic");
+            }
+            is_done.store(true, Ordering::Relaxed);
+        });
+        let expected: Vec<_> = (0..BLOCKS).map(|number| store.read(FIRST + number).expect("reads")).collect();
+        store.close().expect("closes");
+        let image = sample.device.image();
+        for (number, bytes) in (FIRST..).zip(expected) {
+            assert_eq!(block(&image, number), &*bytes);
+        }
+    }
 }
