@@ -132,7 +132,6 @@ fn write_pieces(
     keep_set_id: bool,
 ) -> Result<(usize, super::store::Tid)> {
     let (inode, edit) = core.edit(ino)?;
-    let bits = core.volume.superblock.block_bits();
     let mut pieces: Vec<Piece> = Vec::new();
     let mut done = 0;
     let give_back = |pieces: &[Piece]| {
@@ -193,7 +192,6 @@ fn write_pieces(
         op.put(edit);
         Ok(())
     });
-    debug_assert!(bits >= 10);
     match named {
         Ok(((), tid)) => Ok((done, tid)),
         Err(error) => {
@@ -307,8 +305,7 @@ fn claim_data(
     }
     // Only what is written at the end of a file is likely to go on.
     let is_end = hole_end == u64::MAX && write_end >= inode.size;
-    let stream = write_end - (write_end - (u64::from(want) << bits)).min(logical << bits);
-    let ahead = if !is_end || logical == 0 && stream < STREAM {
+    let ahead = if !is_end || logical == 0 && u64::from(want) << bits < STREAM {
         0
     } else {
         logical.max(u64::from(want)).clamp(8, WINDOW >> bits) as u32
@@ -354,7 +351,7 @@ pub(super) fn zero_within(core: &Core, inode: &Inode, from: u64, to: u64) -> Res
     let mut at = from;
     while at < to {
         let stretch = core.volume.stretch(inode, at >> bits)?;
-        let end = if stretch.end >= to >> bits { to.min(stretch.end.saturating_mul(1 << bits)) } else { stretch.end << bits };
+        let end = if stretch.end > (to - 1) >> bits { to } else { stretch.end << bits };
         if let Place::Block(block) = stretch.place {
             let inside = at & ((1 << bits) - 1);
             core.store.device().write_zeroes((block << bits) + inside, end - at, true)?;
