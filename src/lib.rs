@@ -31,5 +31,9 @@ pub mod sys;
 pub mod tree;
 pub mod volume;
 
+// Unit tests share parts of `tests/common/`, which name the crate as integration tests do.
+#[cfg(test)]
+extern crate self as guestctl;
+
 pub use error::{Error, Result};
 pub use guestfs::Guestfs;

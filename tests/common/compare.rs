@@ -299,7 +299,8 @@ impl Comparison<'_> {
             if let Err(error) = file.read_exact(&mut theirs[..got]) {
                 return self.differ(path, format!("the folder's file cannot be read at {offset}: {error}"));
             }
-            if let Some(at) = (0..got).find(|&at| ours[at] != theirs[at]) {
+            if ours[..got] != theirs[..got] {
+                let at = (0..got).find(|&at| ours[at] != theirs[at]).unwrap_or(0);
                 return self.differ(path, format!("contents differ at byte {}", offset + at as u64));
             }
             offset += got as u64;

@@ -176,7 +176,7 @@ pub fn populate(folder: &Path, entries: usize, pieces: u64, block_size: u64) {
     for piece in 0..pieces {
         scattered.write_all_at(&noise(700, piece as u32), piece * block_size * 2).expect("writes");
     }
-    File::create(at("only a hole")).and_then(|file| file.set_len(1 << 30)).expect("grows");
+    File::create(at("only a hole")).and_then(|file| file.set_len(100 << 20)).expect("grows");
     let allocated = File::create(at("allocated")).expect("makes");
     // Not every filesystem can allocate without writing.
     let _ = nix::fcntl::fallocate(&allocated, nix::fcntl::FallocateFlags::empty(), 0, 200 << 10);

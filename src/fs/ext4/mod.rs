@@ -36,9 +36,11 @@ mod open;
 mod statfs;
 mod superblock;
 mod volume;
+pub mod write;
 mod xattr;
 
 pub use open::probe;
+pub use write::Ext4Writer;
 
 use crate::block::SharedDevice;
 use crate::cache::Cache;
