@@ -13,10 +13,6 @@
 //! | 1 | [`block`] | disk images: raw, qcow2, NBD |
 //! | 0 | [`error`], [`cache`], [`bytes`] | errors, the bounded cache, fields of on-disk structures |
 
-// The tests' filesystem in memory serves the test programs too, which know the crate by this name.
-#[cfg(test)]
-extern crate self as guestctl;
-
 pub mod block;
 pub mod bytes;
 pub mod cache;

@@ -1,7 +1,8 @@
 //! Copying a whole disk into a new image: what is not stored is not read, zeroes are not written, and many threads work.
 
 use super::qcow2::Compression;
-use super::qcow2::bulk::{Bulk, is_zero};
+use super::qcow2::bulk::Bulk;
+pub(crate) use super::qcow2::bulk::is_zero;
 use super::{BlockDevice, ExtentKind};
 use crate::error::{Error, IoContext, Result};
 use parking_lot::{Condvar, Mutex};

@@ -50,7 +50,7 @@ pub(super) struct Args {
     fixed_strings: bool,
 
     /// Show lines that do not match
-    #[arg(short = 'v', long)]
+    #[arg(long)]
     invert_match: bool,
 
     /// Show the numbers of lines

@@ -14,6 +14,13 @@ pub(super) struct Opening {
     #[arg(short, long = "add", value_name = "IMAGE")]
     add: Vec<String>,
 
+    #[command(flatten)]
+    manner: Manner,
+}
+
+/// How images are opened, whichever they are.
+#[derive(Args, Debug)]
+struct Manner {
     /// Take the images to be of this format instead of looking: raw, qcow2, vmdk, vdi, vhdx, vpc, …
     #[arg(long, value_name = "FMT")]
     format: Option<String>,
@@ -129,23 +136,25 @@ pub(super) struct Reading {
     #[command(flatten)]
     choosing: Choosing,
 
+    /// Add a further disk: /dev/sdb, /dev/sdc, … (repeatable)
+    #[arg(long = "add", value_name = "IMAGE")]
+    add: Vec<String>,
+
     #[command(flatten)]
-    opening: Opening,
+    manner: Manner,
 }
 
 impl Reading {
     /// Opens an image and mounts what was asked for.
     pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
-        let mut guest = self.opening.open(image)?;
+        let mut guest = self.open_drives(image)?;
         self.choosing.mount(&mut guest, false)?;
         Ok(guest)
     }
-}
 
-impl Reading {
     /// Opens an image without mounting anything.
     pub(super) fn open_drives(&self, image: &str) -> Result<Guestfs> {
-        self.opening.open(image)
+        self.manner.open_with(image, &self.add, false, None, false)
     }
 }
 
@@ -159,6 +168,19 @@ impl Opening {
     pub(super) fn open_with(
         &self,
         image: &str,
+        writable: bool,
+        overlay: Option<Overlay>,
+        discard: bool,
+    ) -> Result<Guestfs> {
+        self.manner.open_with(image, &self.add, writable, overlay, discard)
+    }
+}
+
+impl Manner {
+    fn open_with(
+        &self,
+        image: &str,
+        add: &[String],
         writable: bool,
         overlay: Option<Overlay>,
         discard: bool,
@@ -178,7 +200,7 @@ impl Opening {
         let limit = crate::sys::address_limit().map_or(wanted, |limit| limit / 4);
         let mut guest = Guestfs::with_cache(wanted.min(limit) as usize);
         guest.add_drive_with(image, DriveOptions { overlay, ..options.clone() })?;
-        for further in &self.add {
+        for further in add {
             guest.add_drive_with(further, options.clone())?;
         }
         guest.launch()?;

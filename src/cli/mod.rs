@@ -23,6 +23,7 @@ mod inspect;
 mod jobs;
 mod logging;
 mod ls;
+mod mkfs;
 mod mount;
 mod output;
 mod part;
@@ -70,6 +71,7 @@ enum Command {
     Check(check::Args),
     Create(create::Args),
     Part(part::Args),
+    Mkfs(mkfs::Args),
     Convert(convert::Args),
     Compact(compact::Args),
     /// Print the commands' reference in Markdown
@@ -121,6 +123,7 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Check(args) => check::run(args),
         Command::Create(args) => create::run(args),
         Command::Part(args) => part::run(args),
+        Command::Mkfs(args) => mkfs::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Compact(args) => compact::run(args),
         Command::HelpMarkdown => {

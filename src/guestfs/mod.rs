@@ -27,6 +27,8 @@ mod drive;
 mod files;
 pub mod glob;
 mod layout;
+mod local;
+mod mkfs;
 mod mounts;
 pub(crate) mod ordered;
 mod os;
@@ -42,6 +44,7 @@ pub use devices::{DeviceInfo, FilesystemInfo};
 pub use drive::{DriveOptions, Overlay};
 pub use files::Entry;
 pub use layout::{Layout, MountSpec};
+pub use mkfs::MkfsOptions;
 pub use os::Root;
 pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
@@ -106,6 +109,7 @@ pub struct Guestfs {
     roots: Option<Vec<Root>>,
     progress: Option<ProgressCallback>,
     trace: bool,
+    local: Option<local::LocalMount>,
 }
 
 impl Guestfs {
@@ -128,6 +132,7 @@ impl Guestfs {
             roots: None,
             progress: None,
             trace: false,
+            local: None,
         }
     }
 
@@ -245,10 +250,11 @@ impl Guestfs {
     /// # Errors
     /// Those of making what was written durable.
     pub fn shutdown(&mut self) -> Result<()> {
+        let local = if self.local.is_some() { self.umount_local() } else { Ok(()) };
         let result = self.umount_all();
         self.launched = None;
         self.roots = None;
-        result
+        local.and(result)
     }
 
     /// Returns what a person should know of the drives: a damaged table, a partition that was clipped.

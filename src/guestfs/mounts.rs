@@ -163,6 +163,10 @@ impl Guestfs {
         self.close_unused(gone)
     }
 
+    pub(super) fn is_mounted(&self, device: &str) -> bool {
+        self.mounts.iter().any(|mounted| mounted.device == device)
+    }
+
     fn close_unused(&self, gone: Mounted) -> Result<()> {
         if self.mounts.iter().any(|other| Arc::ptr_eq(&other.filesystem, &gone.filesystem)) {
             return Ok(());

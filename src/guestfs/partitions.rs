@@ -1,9 +1,12 @@
 //! The partitions of a drive.
 
-use super::{Guestfs, Launched};
-use crate::error::{Error, Result};
-use crate::volume::{Partition, Scheme, VolumeKind};
+use super::{Disk, Guestfs, Launched};
+use crate::block::SharedDevice;
+use crate::error::{Error, ErrorContext, Result};
+use crate::volume::edit::{self, Change};
+use crate::volume::{self, Partition, PartitionType, Scheme, VolumeKind};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// A partition. Positions are bytes from the beginning of the drive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -160,5 +163,155 @@ impl Guestfs {
             VolumeKind::Partition(partition) => Ok(partition.number),
             VolumeKind::WholeDisk => Err(Error::NotFound(format!("{partition} is no partition").into())),
         }
+    }
+}
+
+/// Returns the kind of table that a name of libguestfs means.
+fn scheme_of(name: &str) -> Result<Scheme> {
+    match name {
+        "gpt" | "efi" => Ok(Scheme::Gpt),
+        "mbr" | "msdos" | "dos" => Ok(Scheme::Mbr),
+        _ => Err(Error::Usage(format!("there is no partition table {name:?} here; there are gpt and mbr").into())),
+    }
+}
+
+impl Guestfs {
+    /// Returns a drive to change its partitions: one that nothing of is mounted.
+    fn unmounted_disk(&self, device: &str) -> Result<SharedDevice> {
+        let disk = self.device_index(device)?;
+        let launched = self.launched()?;
+        let is_mounted = |held: &&super::Held| held.disk == disk && self.is_mounted(&held.volume.name);
+        if let Some(held) = launched.volumes.iter().find(is_mounted) {
+            return Err(Error::InUse(format!("{} is mounted; unmount it first", held.volume.name).into()));
+        }
+        let device = &launched.disks[disk].device;
+        if device.is_read_only() {
+            return Err(Error::Errno(libc::EROFS).at(launched.disks[disk].location.clone()));
+        }
+        Ok(Arc::clone(device))
+    }
+
+    /// Looks anew at what lies on a drive, after it was changed.
+    pub(super) fn rescan(&mut self, disk: usize) -> Result<()> {
+        let launched = self.launched.as_mut().ok_or_else(|| Error::Usage("call launch first".into()))?;
+        let Disk { name, device, location, .. } = &launched.disks[disk];
+        let scan = volume::scan(Arc::clone(device), name).at(|| location.clone())?;
+        let mut found = Vec::new();
+        for volume in scan.volumes {
+            let identity = crate::fs::probe::identify(volume.device.as_ref()).at(|| volume.name.clone())?;
+            found.push(super::Held { volume, disk, identity });
+        }
+        let names: Vec<String> = launched.volumes.iter().map(|held| held.volume.name.clone()).collect();
+        launched.open.lock().retain(|(device, _), _| {
+            // What lies on other drives stays open.
+            !names.contains(device)
+                || launched.volumes.iter().any(|held| held.volume.name == *device && held.disk != disk)
+        });
+        launched.volumes.retain(|held| held.disk != disk);
+        let place = launched.volumes.iter().position(|held| held.disk > disk).unwrap_or(launched.volumes.len());
+        launched.volumes.splice(place..place, found);
+        Ok(())
+    }
+
+    /// Makes a new, empty partition table on a drive: `gpt` or `mbr`. What was there is gone.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while something of it is mounted, `EROFS`, and those of writing.
+    pub fn part_init(&mut self, device: &str, kind: &str) -> Result<()> {
+        edit::init(&*self.unmounted_disk(device)?, scheme_of(kind)?)?;
+        self.rescan(self.device_index(device)?)
+    }
+
+    /// Adds a partition from one sector of the drive to another, both its own; a negative last sector counts from the
+    /// drive's end. `kind` is `primary`, as is every partition here.
+    ///
+    /// # Errors
+    /// As [`part_init`](Self::part_init); [`Error::Usage`] when it does not fit, [`Error::Unsupported`] for a logical one.
+    pub fn part_add(&mut self, device: &str, kind: &str, first: u64, last: i64) -> Result<()> {
+        match kind {
+            "p" | "primary" => {}
+            "l" | "logical" | "e" | "extended" => return Err(Error::unsupported("making logical partitions")),
+            _ => return Err(Error::Usage(format!("{kind:?} is no kind of partition; write primary").into())),
+        }
+        let disk = self.unmounted_disk(device)?;
+        let sector = u64::from(disk.sector_size());
+        let outside = || Error::Usage("the partition lies outside the drive".into());
+        let last = match u64::try_from(last) {
+            Ok(last) => last,
+            Err(_) => (disk.size() / sector).checked_sub(last.unsigned_abs()).ok_or_else(outside)?,
+        };
+        let begin = first.checked_mul(sector).ok_or_else(outside)?;
+        let end = last.checked_add(1).and_then(|next| next.checked_mul(sector)).ok_or_else(outside)?;
+        edit::add(&*disk, Some((begin, end - 1)))?;
+        self.rescan(self.device_index(device)?)
+    }
+
+    /// Adds a partition of `size` bytes, rounded up to MiB, in the largest gap, or one that fills it; returns its device.
+    ///
+    /// # Errors
+    /// As [`part_add`](Self::part_add).
+    pub fn part_add_size(&mut self, device: &str, size: Option<u64>) -> Result<String> {
+        let disk = self.unmounted_disk(device)?;
+        let number = match size {
+            None => edit::add(&*disk, None)?,
+            Some(size) => edit::add_size(&*disk, size)?,
+        };
+        self.rescan(self.device_index(device)?)?;
+        let added = self.part_list(device)?.into_iter().find(|partition| partition.number == number);
+        added.map(|partition| partition.device).ok_or_else(|| Error::NotFound("the new partition is not there".into()))
+    }
+
+    /// Makes a partition table on a drive with one partition that fills it.
+    ///
+    /// # Errors
+    /// As [`part_init`](Self::part_init).
+    pub fn part_disk(&mut self, device: &str, kind: &str) -> Result<()> {
+        self.part_init(device, kind)?;
+        self.part_add_size(device, None).map(drop)
+    }
+
+    fn change(&mut self, device: &str, number: u32, change: &Change) -> Result<()> {
+        edit::change(&*self.unmounted_disk(device)?, number, change)?;
+        self.rescan(self.device_index(device)?)
+    }
+
+    /// Takes a partition out of its table.
+    ///
+    /// # Errors
+    /// As [`part_init`](Self::part_init); [`Error::NotFound`] for a partition that there is not.
+    pub fn part_del(&mut self, device: &str, number: u32) -> Result<()> {
+        self.change(device, number, &Change::Delete)
+    }
+
+    /// Says whether an old BIOS is to boot from a partition.
+    ///
+    /// # Errors
+    /// As [`part_del`](Self::part_del).
+    pub fn part_set_bootable(&mut self, device: &str, number: u32, bootable: bool) -> Result<()> {
+        self.change(device, number, &Change::Bootable(bootable))
+    }
+
+    /// Sets the name of a GPT partition.
+    ///
+    /// # Errors
+    /// As [`part_del`](Self::part_del); [`Error::Usage`] for an MBR, and a name of more than 36 letters.
+    pub fn part_set_name(&mut self, device: &str, number: u32, name: &str) -> Result<()> {
+        self.change(device, number, &Change::Name(name.to_owned()))
+    }
+
+    /// Sets the type of a GPT partition, a GUID.
+    ///
+    /// # Errors
+    /// As [`part_del`](Self::part_del); [`Error::Usage`] for an MBR, and a text that is no GUID.
+    pub fn part_set_gpt_type(&mut self, device: &str, number: u32, guid: &str) -> Result<()> {
+        self.change(device, number, &Change::Type(PartitionType::Gpt(guid.to_owned())))
+    }
+
+    /// Sets the type byte of an MBR partition.
+    ///
+    /// # Errors
+    /// As [`part_del`](Self::part_del); [`Error::Usage`] for a GPT.
+    pub fn part_set_mbr_id(&mut self, device: &str, number: u32, id: u8) -> Result<()> {
+        self.change(device, number, &Change::Type(PartitionType::Mbr(id)))
     }
 }

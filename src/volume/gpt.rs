@@ -3,6 +3,10 @@
 //! All fields are little-endian. Both header and entries carry a CRC-32. The format is specified in chapter 5 of the UEFI
 //! specification.
 
+mod edit;
+
+pub use edit::{Editor, parse_guid};
+
 use crate::block::BlockDevice;
 use crate::bytes::{guid, le16, le32, le64, set_le32};
 use crate::error::{Error, Result};

@@ -14,16 +14,16 @@ use std::collections::HashSet;
 pub const RECORD_SIZE: usize = 512;
 
 /// Where the four entries begin in a boot record.
-const ENTRIES_OFFSET: usize = 446;
+pub(super) const ENTRIES_OFFSET: usize = 446;
 
 /// The size of an entry, in bytes.
-const ENTRY_SIZE: usize = 16;
+pub(super) const ENTRY_SIZE: usize = 16;
 
 /// Where the disk's signature lies in the master boot record.
-const DISK_SIGNATURE_OFFSET: usize = 440;
+pub(super) const DISK_SIGNATURE_OFFSET: usize = 440;
 
 /// The last two bytes of every boot record.
-const BOOT_SIGNATURE: u16 = 0xaa55;
+pub(super) const BOOT_SIGNATURE: u16 = 0xaa55;
 
 /// The type of the entry that keeps tools that do not know GPT off the disk.
 pub const TYPE_PROTECTIVE: u8 = 0xee;

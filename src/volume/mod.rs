@@ -4,6 +4,7 @@
 //! not looked at here, beyond what is needed to tell a partition table from a filesystem's boot sector.
 
 mod bare;
+pub mod edit;
 mod gpt;
 mod mbr;
 mod scan;

@@ -622,9 +622,8 @@ impl Model {
     }
 
     fn open_or_close(&mut self, fs: &dyn FilesystemWrite) {
-        let opened: Vec<usize> = (0..self.nodes.len())
-            .filter(|&id| self.nodes[id].as_ref().is_some_and(|node| node.is_open))
-            .collect();
+        let opened: Vec<usize> =
+            (0..self.nodes.len()).filter(|&id| self.nodes[id].as_ref().is_some_and(|node| node.is_open)).collect();
         if opened.len() < 5 {
             if let Some(id) = self.pick_file() {
                 if !self.node(id).is_open {

@@ -4,7 +4,7 @@ use super::super::features::{self, compat, incompat, ro_compat};
 use super::super::inode::{Inode, field as inode_field};
 use super::super::mapping::Place;
 use super::super::meta::{Meta, Overlay};
-use super::super::superblock::{SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, STATE_CLEAN, Superblock, field};
+use super::super::superblock::{STATE_CLEAN, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock, field};
 use super::super::volume::Volume;
 use super::alloc::Allocator;
 use super::core::Core;
@@ -145,8 +145,7 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Core, F
         superblock = read_superblock(&device)?;
         check_writable(&superblock)?;
     }
-    let store =
-        Arc::new(Store::open(device, superblock.block_size, place, StoreOptions::default(), &options.cache)?);
+    let store = Arc::new(Store::open(device, superblock.block_size, place, StoreOptions::default(), &options.cache)?);
     let info = FsInfo {
         kind: features::kind(superblock.compat, superblock.incompat, superblock.ro_compat),
         label: superblock.label(),
