@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 const PERMISSIONS_BASE: i64 = 100;
 const UNSHARED_BASE: i64 = 200;
@@ -18,6 +19,10 @@ const UNSHARED_BASE: i64 = 200;
 const CONSISTENT_READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
+
+/// How often a lock that stands in the way is looked at again, and how long after.
+const RETRIES: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Locks a file for reading, or for writing too.
 ///
@@ -40,13 +45,24 @@ pub fn lock(file: &File, path: &Path, writable: bool) -> Result<()> {
     }
     let opposite = held.iter().map(|bit| UNSHARED_BASE + bit).chain(unshared.map(|bit| PERMISSIONS_BASE + bit));
     for byte in opposite {
-        // Whether an exclusive lock could be had says whether anybody else holds a shared one.
-        let mut lock = range(byte, libc::F_WRLCK);
-        if fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && i32::from(lock.l_type) != libc::F_UNLCK {
-            return Err(in_use(path, writable));
+        let mut tries = 0;
+        while is_held(file, byte) {
+            // A process that somebody starts holds all that its parent has open until it becomes another program. So a
+            // lock that was just given up may still be seen for a moment.
+            tries += 1;
+            if tries > RETRIES {
+                return Err(in_use(path, writable));
+            }
+            std::thread::sleep(PAUSE);
         }
     }
     Ok(())
+}
+
+/// Says whether somebody else holds a byte: whether an exclusive lock of it could not be had.
+fn is_held(file: &File, byte: i64) -> bool {
+    let mut lock = range(byte, libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
 }
 
 fn range(byte: i64, kind: i32) -> libc::flock {

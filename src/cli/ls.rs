@@ -5,6 +5,7 @@ use super::output::{self, Names};
 use super::row::Row;
 use crate::error::{IoContext, Result};
 use crate::fs::{Attr, FileType};
+use crate::guestfs::mode_text;
 use crate::tree::{Found, Node, Tree, Visit};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -135,32 +136,6 @@ pub(super) fn write_long(out: &mut impl Write, attr: &Attr, human: bool) -> io::
     };
     let (mode, time) = (mode_text(attr), time_text(attr.mtime.seconds));
     write!(out, "{mode} {:>3} {:>5} {:>5} {size:>10} {time} ", attr.nlink, attr.uid, attr.gid)
-}
-
-/// Returns a mode as `ls -l` shows it: `-rwsr-xr-x`.
-pub(super) fn mode_text(attr: &Attr) -> String {
-    let kind = match attr.file_type {
-        FileType::Regular => '-',
-        FileType::Directory => 'd',
-        FileType::Symlink => 'l',
-        FileType::CharDevice => 'c',
-        FileType::BlockDevice => 'b',
-        FileType::Fifo => 'p',
-        FileType::Socket => 's',
-    };
-    let mut text = String::from(kind);
-    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let bits = attr.permissions >> shift;
-        text.push(if bits & 4 != 0 { 'r' } else { '-' });
-        text.push(if bits & 2 != 0 { 'w' } else { '-' });
-        text.push(match (attr.permissions & special != 0, bits & 1 != 0) {
-            (true, true) => letter,
-            (true, false) => letter.to_ascii_uppercase(),
-            (false, true) => 'x',
-            (false, false) => '-',
-        });
-    }
-    text
 }
 
 /// Returns a time in UTC: `2026-11-23 06:40:00`.

@@ -1,11 +1,12 @@
 //! `guestctl stat`.
 
 use super::image::{self, Reading};
-use super::ls::{mode_text, time_text};
+use super::ls::time_text;
 use super::output::one_line;
 use super::row::{Row, type_name};
 use crate::error::{Error, IoContext, Result};
 use crate::fs::{Attr, FileType, Timestamp};
+use crate::guestfs::mode_text;
 use crate::tree::{Found, Tree};
 use std::ffi::OsString;
 use std::io::{self, Write};

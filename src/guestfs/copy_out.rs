@@ -376,7 +376,9 @@ impl Guestfs {
             std::fs::create_dir_all(to).doing(place)?;
             (to.to_owned(), None)
         } else if to.is_dir() {
-            let (_, name) = split(&found.path);
+            // The name that was given, as cp has it, and not that of what a link leads to.
+            let given = Path::new(path).file_name().map(OsStrExt::as_bytes);
+            let name = given.unwrap_or_else(|| split(&found.path).1);
             (to.to_owned(), Some(OsStr::from_bytes(name).to_owned()))
         } else {
             let name = to.file_name().ok_or_else(|| Error::Usage(format!("{} is no name", to.display()).into()))?;

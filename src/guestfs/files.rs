@@ -30,6 +30,53 @@ pub struct Entry {
     pub file_type: FileType,
 }
 
+/// What stat(2) shows, with its names for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "stat(2) documents them")]
+pub struct StatNs {
+    pub st_dev: u64,
+    pub st_ino: u64,
+    pub st_mode: u32,
+    pub st_nlink: u32,
+    pub st_uid: u32,
+    pub st_gid: u32,
+    pub st_rdev: u64,
+    pub st_size: u64,
+    pub st_blksize: u32,
+    pub st_blocks: u64,
+    pub st_atime_sec: i64,
+    pub st_atime_nsec: u32,
+    pub st_mtime_sec: i64,
+    pub st_mtime_nsec: u32,
+    pub st_ctime_sec: i64,
+    pub st_ctime_nsec: u32,
+}
+
+impl StatNs {
+    fn new(found: &Found, block_size: u32) -> Self {
+        let attr = &found.attr;
+        Self {
+            // The filesystem's place in the tree, which is all that tells filesystems apart here.
+            st_dev: found.node.to_bits() >> 56,
+            st_ino: attr.ino,
+            st_mode: attr.mode(),
+            st_nlink: attr.nlink,
+            st_uid: attr.uid,
+            st_gid: attr.gid,
+            st_rdev: nix::sys::stat::makedev(attr.rdev.0.into(), attr.rdev.1.into()),
+            st_size: attr.size,
+            st_blksize: block_size,
+            st_blocks: attr.blocks,
+            st_atime_sec: attr.atime.seconds,
+            st_atime_nsec: attr.atime.nanoseconds,
+            st_mtime_sec: attr.mtime.seconds,
+            st_mtime_nsec: attr.mtime.nanoseconds,
+            st_ctime_sec: attr.ctime.seconds,
+            st_ctime_nsec: attr.ctime.nanoseconds,
+        }
+    }
+}
+
 /// Copies a regular file of a tree to `out`; returns how many bytes.
 pub(super) fn copy_to(tree: &Tree, found: &Found, out: &mut dyn Write, meter: &Meter) -> Result<u64> {
     regular(found)?;
@@ -94,6 +141,32 @@ fn regular(found: &Found) -> Result<()> {
         FileType::Directory => Err(Error::Errno(libc::EISDIR)),
         _ => Err(Error::Errno(libc::EINVAL)),
     }
+}
+
+/// Returns a mode as `ls -l` shows it: `-rwsr-xr-x`.
+pub(crate) fn mode_text(attr: &Attr) -> String {
+    let kind = match attr.file_type {
+        FileType::Regular => '-',
+        FileType::Directory => 'd',
+        FileType::Symlink => 'l',
+        FileType::CharDevice => 'c',
+        FileType::BlockDevice => 'b',
+        FileType::Fifo => 'p',
+        FileType::Socket => 's',
+    };
+    let mut text = String::from(kind);
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = attr.permissions >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (attr.permissions & special != 0, bits & 1 != 0) {
+            (true, true) => letter,
+            (true, false) => letter.to_ascii_uppercase(),
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
 }
 
 /// Returns bytes as text, those that are no UTF-8 replaced.
@@ -413,6 +486,28 @@ impl Guestfs {
         Ok(self.find_path(path.as_ref(), false)?.1.attr)
     }
 
+    /// Returns what stat(2) shows, of what a link leads to, under the names that it has there.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of reading.
+    pub fn statns(&self, path: impl AsRef<OsStr>) -> Result<StatNs> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, true)?;
+        let block_size = tree.filesystem(found.node)?.0.info().block_size;
+        Ok(StatNs::new(&found, block_size))
+    }
+
+    /// Returns what lstat(2) shows, of a link itself, under the names that it has there.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of reading.
+    pub fn lstatns(&self, path: impl AsRef<OsStr>) -> Result<StatNs> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_path(path, false)?;
+        let block_size = tree.filesystem(found.node)?.0.info().block_size;
+        Ok(StatNs::new(&found, block_size))
+    }
+
     /// Returns the size of a file, in bytes.
     ///
     /// # Errors
@@ -453,6 +548,39 @@ impl Guestfs {
         let mut entries = self.readdir(path)?;
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(entries.into_iter().map(|entry| text(&entry.name)).collect())
+    }
+
+    /// Returns a long listing of a folder, as `ls -la` shows one; owners are numbers, and times are seconds since 1970.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, and those of reading.
+    pub fn ll(&self, path: impl AsRef<OsStr>) -> Result<String> {
+        let path = path.as_ref();
+        let (tree, found) = self.find_folder(path)?;
+        let mut lines = Vec::new();
+        let mut visit = |file: Visited<'_>| {
+            if file.depth == 0 {
+                return Ok(Visit::Enter);
+            }
+            let attr = file.attr;
+            let mut line = format!(
+                "{} {:>3} {:>5} {:>5} {:>10} {:>11} {}",
+                mode_text(attr),
+                attr.nlink,
+                attr.uid,
+                attr.gid,
+                attr.size,
+                attr.mtime.seconds,
+                text(file.name)
+            );
+            if attr.file_type == FileType::Symlink {
+                line.push_str(&format!(" -> {}", text(&tree.read_link(file.node)?)));
+            }
+            lines.push(line);
+            Ok(Visit::Skip)
+        };
+        tree.visit(found.node, true, &mut visit, &mut |_, error| Err(error)).at(|| path.display().to_string())?;
+        Ok(lines.join("\n"))
     }
 
     /// Returns the entries of a folder in its own order, without `.` and `..`.

@@ -283,7 +283,7 @@ impl Guestfs {
         self.change(device, number, &Change::Delete)
     }
 
-    /// Says whether an old BIOS is to boot from a partition.
+    /// Sets whether an old BIOS is to boot from a partition.
     ///
     /// # Errors
     /// As [`part_del`](Self::part_del).

@@ -170,7 +170,7 @@ impl Guestfs {
         Ok(())
     }
 
-    /// Says what the contents of a file look like, or what else it is: `text/plain`, `gzip`, `ELF 64-bit`, `directory`.
+    /// Says what the contents of a file look like, or what else it is: `ASCII text`, `gzip`, `ELF 64-bit`, `directory`.
     ///
     /// # Errors
     /// `ENOENT`, and those of reading.
