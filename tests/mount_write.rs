@@ -31,7 +31,10 @@ fn assert_clean(image: &Path) {
 
 fn empty_image(workspace: &Workspace, name: &str, size: &str, options: &[&str]) -> PathBuf {
     let image = workspace.path(name);
-    let mut arguments: Vec<&OsStr> = ["-q", "-t", "ext4"].iter().map(OsStr::new).collect();
+    let mut arguments: Vec<&OsStr> = vec![OsStr::new("-q")];
+    if !options.contains(&"-t") {
+        arguments.extend(["-t", "ext4"].map(OsStr::new));
+    }
     arguments.extend(options.iter().map(OsStr::new));
     arguments.extend([image.as_os_str(), OsStr::new(size)]);
     run("mke2fs", &arguments);
@@ -83,7 +86,7 @@ fn a_tree_that_is_copied_in_is_there_for_the_kernel() {
 #[test]
 fn every_operation_does_what_it_does_in_a_kernels_filesystem() {
     let Some(workspace) = ready() else { return };
-    let image = empty_image(&workspace, "disk.img", "64M", &[]);
+    let image = empty_image(&workspace, "disk.img", "64M", &["-b", "4096"]);
     let mounted = workspace.mount("mnt", image.as_os_str(), &["--rw"]);
     let at = |name: &str| mounted.folder.join(name);
     // Append, sparse write, truncate both ways.
