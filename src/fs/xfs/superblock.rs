@@ -42,7 +42,6 @@ mod incompat {
     pub const SPARSE_INODES: u32 = 0x0002;
     pub const META_UUID: u32 = 0x0004;
     pub const NEEDS_REPAIR: u32 = 0x0010;
-    pub const METADIR: u32 = 0x0100;
     /// File types, sparse inode chunks, metadata UUID, big times, needs repair, large extent counts, exchange-range,
     /// parent pointers, metadata directories, zoned real-time groups, gaps between zones.
     pub const KNOWN: u32 = 0x07ff;
@@ -74,8 +73,6 @@ pub struct Superblock {
     pub log_start: Option<FsBlock>,
     /// Blocks of the log.
     pub log_blocks: u32,
-    /// The size of a sector of the log, in bytes.
-    pub log_sector_size: u32,
     /// Whether the log is of version 2.
     pub log_v2: bool,
     /// The root directory.
@@ -110,8 +107,6 @@ pub struct Superblock {
     pub sparse_inodes: bool,
     /// Whether there is a B-tree of who owns each block.
     pub reverse_map: bool,
-    /// Whether internal files hang off a metadata directory.
-    pub metadir: bool,
     /// Whether an administrator's tool asks for a repair before the next mount.
     pub needs_repair: bool,
     /// Features that only a writer must know, and that this driver does not.
@@ -226,10 +221,6 @@ impl Superblock {
             return Err(corrupt(format!("directory blocks of {dir_block_log} bits more than blocks")));
         }
         let log_start = be64(bytes, 48);
-        let log_sector_size = match be16(bytes, 194) {
-            0 => 512,
-            size => u32::from(size),
-        };
         let superblock = Self {
             block_size,
             block_log,
@@ -239,7 +230,6 @@ impl Superblock {
             label: until_nul(&bytes[108..120]).to_vec(),
             log_start: (log_start != 0).then_some(log_start),
             log_blocks: be32(bytes, 96),
-            log_sector_size,
             log_v2: v5 || versions & version::LOG_V2 != 0,
             root: be64(bytes, 56),
             ag_blocks,
@@ -257,7 +247,6 @@ impl Superblock {
             lazy_counters: v5 || more & features2::LAZY_COUNTERS != 0,
             sparse_inodes: incompat & incompat::SPARSE_INODES != 0,
             reverse_map: v5 && be32(bytes, 212) & RO_COMPAT_REVERSE_MAP != 0,
-            metadir: incompat & incompat::METADIR != 0,
             needs_repair: incompat & incompat::NEEDS_REPAIR != 0,
             unknown_log_features,
             inodes: be64(bytes, 128),

@@ -15,8 +15,16 @@ use crate::error::{Error, Result};
 /// The most records that may be under way at once.
 const IN_FLIGHT: usize = 8;
 
+/// How far before the head the record of an unmount is looked for, in blocks: the longest stripe unit and a header.
+const NEARBY: u64 = 513;
+
 /// The longest record of Linux, in bytes, for version 1 and version 2 of the log.
 const MAX_RECORD: [u64; 2] = [32 << 10, 256 << 10];
+
+/// Returns the cycle of a block from its first two words.
+fn cycle_of(first: u32, second: u32) -> u32 {
+    if first == record::MAGIC { second } else { first }
+}
 
 /// The blocks of a log.
 pub struct Ring<'a> {
@@ -81,7 +89,7 @@ impl<'a> Ring<'a> {
     /// Returns the cycle in which a block was written.
     fn cycle(&self, block: u64) -> Result<u32> {
         let (first, second) = self.words(block)?;
-        Ok(if first == record::MAGIC { second } else { first })
+        Ok(cycle_of(first, second))
     }
 
     fn header(&self, block: u64) -> Result<Header> {
@@ -89,11 +97,14 @@ impl<'a> Ring<'a> {
             .ok_or_else(|| corrupt(format!("the header at its block {block} is damaged")))
     }
 
-    /// Returns the first block after `low`, which is not of a cycle, up to `high`, which is.
+    /// Returns the first block after `low`, which is not of a cycle, up to `high`, which is. What it looks at lies far
+    /// apart, so that no long runs are read for it.
     fn cycle_start(&self, mut low: u64, mut high: u64, cycle: u32) -> Result<u64> {
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if self.cycle(middle)? == cycle {
+            let mut bytes = [0; 8];
+            self.runs.device().read_at(&mut bytes, self.start + middle * SECTOR)?;
+            if cycle_of(be32(&bytes, 0), be32(&bytes, 4)) == cycle {
                 high = middle;
             } else {
                 low = middle;
@@ -164,7 +175,16 @@ impl<'a> Ring<'a> {
         Ok(if end - block + extra == header.blocks() { end } else { block })
     }
 
-    /// Finds the head. `None` when nothing was ever written.
+    /// Says whether the last record before `head` tells of an unmount. It is looked for nearby only: it is short.
+    ///
+    /// Where that is so, nothing that was under way can matter: records behind an unmount begin at its end, and if the first
+    /// of them is not there, the others are void.
+    fn ends_with_unmount(&self, head: u64) -> Result<bool> {
+        let block = self.last_header(head.saturating_sub(NEARBY), head)?;
+        block.map_or(Ok(false), |block| self.is_unmount(block, head % self.blocks))
+    }
+
+    /// Finds the head. `None` when nothing was ever written, or nothing since an unmount.
     fn find_head(&self) -> Result<Option<u64>> {
         let last = self.blocks - 1;
         let (first_cycle, last_cycle) = (self.cycle(0)?, self.cycle(last)?);
@@ -174,6 +194,9 @@ impl<'a> Ring<'a> {
         let window = self.window();
         if last_cycle == 0 {
             let mut head = self.cycle_start(0, last, 0)?;
+            if self.ends_with_unmount(head)? {
+                return Ok(None);
+            }
             let from = head.saturating_sub(window);
             if let Some(block) = self.first_of_cycle(from, head, 0)? {
                 head = block;
@@ -188,6 +211,9 @@ impl<'a> Ring<'a> {
         } else {
             (self.cycle_start(0, last, last_cycle)?, last_cycle)
         };
+        if self.ends_with_unmount(head)? {
+            return Ok(None);
+        }
         if head >= window {
             if let Some(block) = self.first_of_cycle(head - window, head, stop)? {
                 head = block;
