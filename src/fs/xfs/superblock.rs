@@ -310,3 +310,62 @@ fn field(bytes: &[u8], at: usize) -> [u8; 16] {
     uuid.copy_from_slice(&bytes[at..at + 16]);
     uuid
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::bytes::{set_be16, set_be32, set_be64};
+
+    /// Returns the bytes of a superblock of version 4: 4 groups of 1000 blocks of 1 KiB, less 5, inodes of 256 bytes.
+    pub fn bytes() -> Vec<u8> {
+        let mut bytes = vec![0; 512];
+        set_be32(&mut bytes, 0, MAGIC);
+        set_be32(&mut bytes, 4, 1024);
+        set_be64(&mut bytes, 8, 3995);
+        set_be64(&mut bytes, 48, 1 << 10 | 16);
+        set_be64(&mut bytes, 56, 128);
+        set_be32(&mut bytes, 84, 1000);
+        set_be32(&mut bytes, 88, 4);
+        set_be32(&mut bytes, 96, 100);
+        set_be16(&mut bytes, 100, 0x2004);
+        set_be16(&mut bytes, 102, 512);
+        set_be16(&mut bytes, 104, 256);
+        bytes[120..125].copy_from_slice(&[10, 9, 8, 2, 10]);
+        bytes[108..113].copy_from_slice(b"label");
+        bytes
+    }
+
+    #[test]
+    fn blocks_and_inodes_lie_in_their_groups() {
+        let superblock = Superblock::parse(&bytes(), true).expect("is whole");
+        assert_eq!(superblock.label, b"label");
+        assert_eq!(superblock.ag_length(2), 1000);
+        assert_eq!(superblock.ag_length(3), 995);
+        assert_eq!(superblock.block_offset(2 << 10 | 7, 993), Some(2007 << 10));
+        assert_eq!(superblock.block_offset(2 << 10 | 7, 994), None);
+        assert_eq!(superblock.block_offset(3 << 10 | 994, 1), Some(3994 << 10));
+        assert_eq!(superblock.block_offset(3 << 10 | 995, 1), None);
+        assert_eq!(superblock.block_offset(u64::MAX, 1), None);
+        assert_eq!(superblock.inode_offset(1 << 12 | 41), Some((1010 << 10) + 256));
+        assert_eq!(superblock.inode_offset(4 << 12), None);
+        assert_eq!(superblock.inode_offset(u64::MAX), None);
+    }
+
+    #[test]
+    fn geometry_that_cannot_be_is_damage_and_an_unknown_feature_is_named() {
+        for (at, value) in [(4, 1000), (4, 0), (84, 0), (88, 0), (88, 5), (84, 2000), (60, 0xffff_ffff)] {
+            let mut bytes = bytes();
+            set_be32(&mut bytes, at, value);
+            assert!(matches!(Superblock::parse(&bytes, true), Err(Error::Corrupt { .. })), "{value} at {at}");
+        }
+        let mut newer = bytes();
+        set_be16(&mut newer, 100, 0x2006);
+        assert!(matches!(Superblock::parse(&newer, true), Err(Error::Unsupported(_))));
+        set_be16(&mut newer, 100, 0x2005);
+        set_be16(&mut newer, 104, 512);
+        set_be32(&mut newer, 216, 1 << 30);
+        assert!(matches!(Superblock::parse(&newer, true), Err(Error::Corrupt { .. })), "its checksum is wrong");
+        let error = Superblock::parse(&newer, false).expect_err("has an unknown feature");
+        assert!(error.to_string().contains("bit 30"), "{error}");
+    }
+}

@@ -336,3 +336,81 @@ impl<'a> Ring<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::MemoryDevice;
+    use crate::bytes::{set_be32, set_be64};
+    use crate::cache::CachePool;
+    use std::sync::Arc;
+
+    const UUID: [u8; 16] = [0; 16];
+    const EXPECT: Expect<'static> = Expect { checksums: false, uuid: &UUID };
+
+    /// Puts a record of so many blocks of data into a log, which may go on at its beginning.
+    fn record(log: &mut [u8], cycle: u32, block: usize, blocks: usize, tail: (u32, u32), unmount: bool) {
+        let count = log.len() / 512;
+        for at in block..=block + blocks {
+            let cycle = cycle + u32::from(at >= count);
+            set_be32(log, at % count * 512, cycle);
+        }
+        let head = &mut log[block * 512..][..512];
+        set_be32(head, 0, record::MAGIC);
+        set_be32(head, 4, cycle);
+        set_be32(head, 8, 2);
+        set_be32(head, 12, blocks as u32 * 512);
+        set_be64(head, 16, u64::from(cycle) << 32 | block as u64);
+        set_be64(head, 24, u64::from(tail.0) << 32 | u64::from(tail.1));
+        set_be32(head, 40, 1);
+        set_be32(head, 300, 1);
+        if unmount {
+            log[(block + 1) % count * 512 + 9] = flags::UNMOUNT;
+        }
+    }
+
+    fn find(log: &[u8]) -> Result<Option<Span>> {
+        let runs = RunCache::new(Arc::new(MemoryDevice::new(log.to_vec())), 4096, &CachePool::new(1 << 20));
+        Ring::new(&runs, 0, log.len() as u64 / 512, true).find(EXPECT)
+    }
+
+    #[test]
+    fn a_log_that_was_never_written_and_one_that_ends_with_an_unmount_hold_nothing() {
+        let mut log = vec![0; 64 * 512];
+        assert_eq!(find(&log).expect("is whole"), None);
+        record(&mut log, 1, 0, 3, (1, 0), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 0, head: 4 }));
+        record(&mut log, 1, 4, 1, (1, 4), true);
+        assert_eq!(find(&log).expect("is whole"), None);
+        record(&mut log, 1, 6, 5, (1, 6), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 6, head: 12 }));
+    }
+
+    #[test]
+    fn a_log_that_goes_round_is_found_from_its_tail_to_its_head() {
+        let mut log = vec![0; 64 * 512];
+        for block in (0..60).step_by(6) {
+            record(&mut log, 1, block, 5, (1, 0), false);
+        }
+        record(&mut log, 1, 60, 5, (1, 48), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 48, head: 2 }));
+        record(&mut log, 2, 2, 3, (1, 60), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 60, head: 6 }));
+    }
+
+    #[test]
+    fn a_record_that_is_there_in_part_is_left_out() {
+        let mut log = vec![0; 64 * 512];
+        record(&mut log, 1, 0, 3, (1, 0), false);
+        record(&mut log, 1, 4, 6, (1, 0), false);
+        // A block of the second never came.
+        log[7 * 512..8 * 512].fill(0);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 0, head: 4 }));
+    }
+
+    #[test]
+    fn a_log_of_noise_is_damage() {
+        let log: Vec<u8> = (0..64 * 512_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8 | 1).collect();
+        assert!(matches!(find(&log), Err(Error::Corrupt { .. })));
+    }
+}
