@@ -52,3 +52,27 @@ pub fn apply(superblock: &Superblock, extents: &mut Vec<Extent>, change: &Remap)
     *extents = kept;
     Ok(blocks)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::superblock::tests::bytes;
+    use super::*;
+
+    #[test]
+    fn a_stretch_takes_the_place_of_what_it_covers() {
+        let superblock = Superblock::parse(&bytes(), true).expect("is whole");
+        let extent = |file_block, block, count| Extent { file_block, block, count, unwritten: false };
+        let mut extents = vec![extent(0, 100, 10), extent(20, 200, 10)];
+        let mut change = Remap { ino: 5, add: false, extent: extent(4, 104, 2) };
+        assert_eq!(apply(&superblock, &mut extents, &change).expect("fits"), -2);
+        assert_eq!(extents, [extent(0, 100, 4), extent(6, 106, 4), extent(20, 200, 10)]);
+        change = Remap { ino: 5, add: true, extent: extent(4, 300, 2) };
+        assert_eq!(apply(&superblock, &mut extents, &change).expect("fits"), 2);
+        assert_eq!(extents[1], extent(4, 300, 2));
+        change.extent = extent(8, 400, 20);
+        assert_eq!(apply(&superblock, &mut extents, &change).expect("fits"), 10);
+        assert_eq!(extents[2..], [extent(6, 106, 2), extent(8, 400, 20), extent(28, 208, 2)]);
+        change.extent = extent(8, 990, 20);
+        apply(&superblock, &mut extents, &change).expect_err("passes the end of its group");
+    }
+}

@@ -195,3 +195,69 @@ fn root_to_disk(block: &[u8], header: usize, area: &mut [u8]) -> Option<()> {
     area[to..to + count * 8].copy_from_slice(&block[from..from + count * 8]);
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::{be32, set_be32};
+    use crate::fs::xfs::superblock::tests::bytes;
+
+    fn set(core: &mut [u8], at: usize, value: &[u8]) {
+        core[at..at + value.len()].copy_from_slice(value);
+    }
+
+    /// Returns a logged core of version 2 with a size of 77 bytes and a flush count.
+    fn core(flushes: u16) -> Vec<u8> {
+        let mut core = vec![0; 96];
+        set(&mut core, 0, &MAGIC.to_le_bytes());
+        set(&mut core, 2, &0o100_644_u16.to_le_bytes());
+        set(&mut core, 4, &[2, 3]);
+        set(&mut core, 8, &1000_u32.to_le_bytes());
+        set(&mut core, 30, &flushes.to_le_bytes());
+        set(&mut core, 40, &12_u32.to_le_bytes());
+        set(&mut core, 44, &34_u32.to_le_bytes());
+        set(&mut core, 56, &77_u64.to_le_bytes());
+        core
+    }
+
+    #[test]
+    fn a_logged_core_is_turned_round_and_a_tree_root_moved() {
+        let superblock = Superblock::parse(&bytes(), true).expect("is whole");
+        let mut inode = vec![0; 256];
+        set_be16(&mut inode, 0, MAGIC);
+        // A tree block with room for two entries, of which it has one.
+        let mut root = vec![0; 24 + 32];
+        set_be16(&mut root, 4, 1);
+        set_be16(&mut root, 6, 1);
+        set_be64(&mut root, 24, 5);
+        set_be64(&mut root, 40, 99);
+        let regions = [core(0), root];
+        let item = InodeItem { ino: 9, place: (0, 0), fields: fields::DATA_TREE | 1, device: 0, regions: &regions };
+        item.apply(&superblock, &mut inode, 1).expect("fits");
+        assert_eq!((be16(&inode, 2), be32(&inode, 8), be64(&inode, 56)), (0o100_644, 1000, 77));
+        assert_eq!((be32(&inode, 40), be32(&inode, 44)), (12, 34));
+        // 156 bytes of literal area have room for nine entries.
+        assert_eq!((be16(&inode, 100), be16(&inode, 102)), (1, 1));
+        assert_eq!((be64(&inode, 104), be64(&inode, 104 + 72)), (5, 99));
+    }
+
+    #[test]
+    fn an_inode_that_was_written_more_often_stays() {
+        let superblock = Superblock::parse(&bytes(), true).expect("is whole");
+        let mut inode = vec![0; 256];
+        set_be16(&mut inode, 0, MAGIC);
+        set_be16(&mut inode, 30, 3);
+        set_be32(&mut inode, 8, 4);
+        let replay = |inode: &mut [u8], flushes| {
+            let regions = [core(flushes)];
+            let item = InodeItem { ino: 9, place: (0, 0), fields: 1, device: 0, regions: &regions };
+            item.apply(&superblock, inode, 1).expect("fits");
+            be32(inode, 8)
+        };
+        assert_eq!(replay(&mut inode, 2), 4);
+        assert_eq!(replay(&mut inode, 3), 1000);
+        set_be32(&mut inode, 8, 4);
+        set_be16(&mut inode, 30, u16::MAX);
+        assert_eq!(replay(&mut inode, 1), 1000, "the count began anew");
+    }
+}

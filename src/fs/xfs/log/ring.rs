@@ -15,8 +15,16 @@ use crate::error::{Error, Result};
 /// The most records that may be under way at once.
 const IN_FLIGHT: usize = 8;
 
+/// How far before the head the record of an unmount is looked for, in blocks: the longest stripe unit and a header.
+const NEARBY: u64 = 513;
+
 /// The longest record of Linux, in bytes, for version 1 and version 2 of the log.
 const MAX_RECORD: [u64; 2] = [32 << 10, 256 << 10];
+
+/// Returns the cycle of a block from its first two words.
+fn cycle_of(first: u32, second: u32) -> u32 {
+    if first == record::MAGIC { second } else { first }
+}
 
 /// The blocks of a log.
 pub struct Ring<'a> {
@@ -81,7 +89,7 @@ impl<'a> Ring<'a> {
     /// Returns the cycle in which a block was written.
     fn cycle(&self, block: u64) -> Result<u32> {
         let (first, second) = self.words(block)?;
-        Ok(if first == record::MAGIC { second } else { first })
+        Ok(cycle_of(first, second))
     }
 
     fn header(&self, block: u64) -> Result<Header> {
@@ -89,11 +97,14 @@ impl<'a> Ring<'a> {
             .ok_or_else(|| corrupt(format!("the header at its block {block} is damaged")))
     }
 
-    /// Returns the first block after `low`, which is not of a cycle, up to `high`, which is.
+    /// Returns the first block after `low`, which is not of a cycle, up to `high`, which is. What it looks at lies far
+    /// apart, so that no long runs are read for it.
     fn cycle_start(&self, mut low: u64, mut high: u64, cycle: u32) -> Result<u64> {
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if self.cycle(middle)? == cycle {
+            let mut bytes = [0; 8];
+            self.runs.device().read_at(&mut bytes, self.start + middle * SECTOR)?;
+            if cycle_of(be32(&bytes, 0), be32(&bytes, 4)) == cycle {
                 high = middle;
             } else {
                 low = middle;
@@ -164,7 +175,16 @@ impl<'a> Ring<'a> {
         Ok(if end - block + extra == header.blocks() { end } else { block })
     }
 
-    /// Finds the head. `None` when nothing was ever written.
+    /// Says whether the last record before `head` tells of an unmount. It is looked for nearby only: it is short.
+    ///
+    /// Where that is so, nothing that was under way can matter: records behind an unmount begin at its end, and if the first
+    /// of them is not there, the others are void.
+    fn ends_with_unmount(&self, head: u64) -> Result<bool> {
+        let block = self.last_header(head.saturating_sub(NEARBY), head)?;
+        block.map_or(Ok(false), |block| self.is_unmount(block, head % self.blocks))
+    }
+
+    /// Finds the head. `None` when nothing was ever written, or nothing since an unmount.
     fn find_head(&self) -> Result<Option<u64>> {
         let last = self.blocks - 1;
         let (first_cycle, last_cycle) = (self.cycle(0)?, self.cycle(last)?);
@@ -174,6 +194,9 @@ impl<'a> Ring<'a> {
         let window = self.window();
         if last_cycle == 0 {
             let mut head = self.cycle_start(0, last, 0)?;
+            if self.ends_with_unmount(head)? {
+                return Ok(None);
+            }
             let from = head.saturating_sub(window);
             if let Some(block) = self.first_of_cycle(from, head, 0)? {
                 head = block;
@@ -188,6 +211,9 @@ impl<'a> Ring<'a> {
         } else {
             (self.cycle_start(0, last, last_cycle)?, last_cycle)
         };
+        if self.ends_with_unmount(head)? {
+            return Ok(None);
+        }
         if head >= window {
             if let Some(block) = self.first_of_cycle(head - window, head, stop)? {
                 head = block;
@@ -308,5 +334,83 @@ impl<'a> Ring<'a> {
             block = self.after(block, count);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::MemoryDevice;
+    use crate::bytes::{set_be32, set_be64};
+    use crate::cache::CachePool;
+    use std::sync::Arc;
+
+    const UUID: [u8; 16] = [0; 16];
+    const EXPECT: Expect<'static> = Expect { checksums: false, uuid: &UUID };
+
+    /// Puts a record of so many blocks of data into a log, which may go on at its beginning.
+    fn record(log: &mut [u8], cycle: u32, block: usize, blocks: usize, tail: (u32, u32), unmount: bool) {
+        let count = log.len() / 512;
+        for at in block..=block + blocks {
+            let cycle = cycle + u32::from(at >= count);
+            set_be32(log, at % count * 512, cycle);
+        }
+        let head = &mut log[block * 512..][..512];
+        set_be32(head, 0, record::MAGIC);
+        set_be32(head, 4, cycle);
+        set_be32(head, 8, 2);
+        set_be32(head, 12, blocks as u32 * 512);
+        set_be64(head, 16, u64::from(cycle) << 32 | block as u64);
+        set_be64(head, 24, u64::from(tail.0) << 32 | u64::from(tail.1));
+        set_be32(head, 40, 1);
+        set_be32(head, 300, 1);
+        if unmount {
+            log[(block + 1) % count * 512 + 9] = flags::UNMOUNT;
+        }
+    }
+
+    fn find(log: &[u8]) -> Result<Option<Span>> {
+        let runs = RunCache::new(Arc::new(MemoryDevice::new(log.to_vec())), 4096, &CachePool::new(1 << 20));
+        Ring::new(&runs, 0, log.len() as u64 / 512, true).find(EXPECT)
+    }
+
+    #[test]
+    fn a_log_that_was_never_written_and_one_that_ends_with_an_unmount_hold_nothing() {
+        let mut log = vec![0; 64 * 512];
+        assert_eq!(find(&log).expect("is whole"), None);
+        record(&mut log, 1, 0, 3, (1, 0), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 0, head: 4 }));
+        record(&mut log, 1, 4, 1, (1, 4), true);
+        assert_eq!(find(&log).expect("is whole"), None);
+        record(&mut log, 1, 6, 5, (1, 6), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 6, head: 12 }));
+    }
+
+    #[test]
+    fn a_log_that_goes_round_is_found_from_its_tail_to_its_head() {
+        let mut log = vec![0; 64 * 512];
+        for block in (0..60).step_by(6) {
+            record(&mut log, 1, block, 5, (1, 0), false);
+        }
+        record(&mut log, 1, 60, 5, (1, 48), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 48, head: 2 }));
+        record(&mut log, 2, 2, 3, (1, 60), false);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 60, head: 6 }));
+    }
+
+    #[test]
+    fn a_record_that_is_there_in_part_is_left_out() {
+        let mut log = vec![0; 64 * 512];
+        record(&mut log, 1, 0, 3, (1, 0), false);
+        record(&mut log, 1, 4, 6, (1, 0), false);
+        // A block of the second never came.
+        log[7 * 512..8 * 512].fill(0);
+        assert_eq!(find(&log).expect("is whole"), Some(Span { tail: 0, head: 4 }));
+    }
+
+    #[test]
+    fn a_log_of_noise_is_damage() {
+        let log: Vec<u8> = (0..64 * 512_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8 | 1).collect();
+        assert!(matches!(find(&log), Err(Error::Corrupt { .. })));
     }
 }
