@@ -11,7 +11,8 @@ use crate::fs::FileType;
 use crate::fs::write::SetAttr;
 
 /// The flags that `chattr` may set here: those whose meaning does not change how the inode is stored.
-const SETTABLE: u32 = flag::IMMUTABLE | flag::APPEND | 0x1 | 0x2 | 0x8 | 0x40 | 0x80 | 0x400 | 0x8000 | 0x1_0000 | 0x2_0000;
+const SETTABLE: u32 =
+    flag::IMMUTABLE | flag::APPEND | 0x1 | 0x2 | 0x8 | 0x40 | 0x80 | 0x400 | 0x8000 | 0x1_0000 | 0x2_0000;
 /// Those of them that only a directory may have (`DIRSYNC`, `TOPDIR`).
 const OF_DIRECTORIES: u32 = 0x1_0000 | 0x2_0000;
 

@@ -167,11 +167,7 @@ impl Core {
     ///
     /// # Errors
     /// Those of `work`.
-    pub(super) fn transact<T>(
-        &self,
-        credits: u32,
-        mut work: impl FnMut(&mut Op<'_>) -> Result<T>,
-    ) -> Result<(T, Tid)> {
+    pub(super) fn transact<T>(&self, credits: u32, mut work: impl FnMut(&mut Op<'_>) -> Result<T>) -> Result<(T, Tid)> {
         let mut try_once = || -> Result<(T, Tid)> {
             let mut op = Op::begin(self, credits)?;
             let value = work(&mut op)?;

@@ -15,13 +15,7 @@ const FREED_AT_ONCE: u32 = 48;
 ///
 /// # Errors
 /// `EFBIG`, `ENOSPC`, [`Error::Corrupt`] for a damaged tree, and those of the store.
-pub(super) fn insert(
-    op: &mut Op<'_>,
-    edit: &mut InodeEdit,
-    logical: u64,
-    run: Run,
-    unwritten: bool,
-) -> Result<()> {
+pub(super) fn insert(op: &mut Op<'_>, edit: &mut InodeEdit, logical: u64, run: Run, unwritten: bool) -> Result<()> {
     if edit.has_flag(flag::EXTENTS) {
         let logical = first_block(logical, run.len)?;
         extents::insert(op, edit, Extent { logical, len: run.len, physical: run.start, unwritten })?;

@@ -39,6 +39,7 @@ mod trim;
 mod xattr_edit;
 mod xattrs;
 
+use self::core::Core;
 use super::statfs;
 use super::superblock::ROOT_INO;
 use super::{Ext4, PREFETCH_RUNS};
@@ -46,7 +47,6 @@ use crate::block::SharedDevice;
 use crate::error::{Error, Result};
 use crate::fs::write::{Credentials, FallocateMode, FilesystemWrite, RenameMode, SetAttr, XattrMode};
 use crate::fs::{Attr, DirEntry, FileType, Filesystem, FsInfo, FsOptions, Ino, StatFs};
-use self::core::Core;
 use names::Kind;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;

@@ -22,7 +22,8 @@ use crate::fs::write::Credentials;
 pub(super) const LINK_MAX: u16 = 65000;
 
 /// `chattr` flags that what is made in a directory gets.
-const INHERITED: u32 = 0x1 | 0x2 | 0x4 | 0x8 | NO_DUMP | NO_ATIME | 0x400 | 0x4000 | 0x8000 | DIR_SYNC | PROJECT_INHERIT;
+const INHERITED: u32 =
+    0x1 | 0x2 | 0x4 | 0x8 | NO_DUMP | NO_ATIME | 0x400 | 0x4000 | 0x8000 | DIR_SYNC | PROJECT_INHERIT;
 const NO_DUMP: u32 = 0x40;
 const NO_ATIME: u32 = 0x80;
 const DIR_SYNC: u32 = 0x1_0000;

@@ -3,8 +3,10 @@
 use super::core::{CREDITS, Core};
 use super::dirs::Dir;
 use super::edit::now;
-use super::inodes::{InodeState, Inner};
-use super::names::{check_dir, check_name, check_victim, count_down, count_up, delete_if_closed, drop_link, put_dir_times};
+use super::inodes::{Inner, InodeState};
+use super::names::{
+    check_dir, check_name, check_victim, count_down, count_up, delete_if_closed, drop_link, put_dir_times,
+};
 use super::space::FREE_CREDITS;
 use crate::error::{Error, Result};
 use crate::fs::write::RenameMode;
@@ -31,7 +33,10 @@ fn is_above(core: &Core, upper: u32, lower: u32) -> Result<bool> {
 }
 
 /// Locks two inodes, one before the other; one only where both are the same.
-fn lock_both<'a>(first: &'a InodeState, second: Option<&'a InodeState>) -> (MutexGuard<'a, Inner>, Option<MutexGuard<'a, Inner>>) {
+fn lock_both<'a>(
+    first: &'a InodeState,
+    second: Option<&'a InodeState>,
+) -> (MutexGuard<'a, Inner>, Option<MutexGuard<'a, Inner>>) {
     let one = first.lock.lock();
     (one, second.map(|state| state.lock.lock()))
 }

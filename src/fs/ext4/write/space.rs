@@ -6,7 +6,7 @@ use super::alloc::Run;
 use super::core::{CREDITS, Core};
 use super::edit::{InodeEdit, now};
 use super::file::{self, Piece};
-use super::inodes::{InodeState, Inner};
+use super::inodes::{Inner, InodeState};
 use super::op::Op;
 use super::store::Tid;
 use super::{inline, mapping, xattrs};
@@ -188,7 +188,8 @@ pub(super) fn fallocate(core: &Core, ino: u32, offset: u64, len: u64, mode: Fall
     if inode.has_flag(flag::APPEND) && !is_allocation {
         return Err(Error::Errno(libc::EPERM));
     }
-    let end = offset.checked_add(len).filter(|&end| end <= file::max_size(core, inode.uses_extents() || inode.is_inline()));
+    let end =
+        offset.checked_add(len).filter(|&end| end <= file::max_size(core, inode.uses_extents() || inode.is_inline()));
     let end = end.ok_or(Error::Errno(libc::EFBIG))?;
     core.check_writable()?;
     xattrs::drop_capability(core, &state, &inode)?;

@@ -171,12 +171,8 @@ fn check(inode: &Inode, index: u8) -> Result<()> {
     }
     let file_type = inode.file_type();
     match index {
-        index::USER if !matches!(file_type, FileType::Regular | FileType::Directory) => {
-            Err(Error::Errno(libc::EPERM))
-        }
-        index::ACL_ACCESS | index::ACL_DEFAULT if file_type == FileType::Symlink => {
-            Err(Error::Errno(libc::EOPNOTSUPP))
-        }
+        index::USER if !matches!(file_type, FileType::Regular | FileType::Directory) => Err(Error::Errno(libc::EPERM)),
+        index::ACL_ACCESS | index::ACL_DEFAULT if file_type == FileType::Symlink => Err(Error::Errno(libc::EOPNOTSUPP)),
         _ => Ok(()),
     }
 }

@@ -184,8 +184,7 @@ impl Allocator {
                 ));
             };
             let blocks = if taken { -i64::from(len) } else { i64::from(len) };
-            let change =
-                Change { blocks, clear_flags: BLOCK_UNINIT, block_checksum: Some(crc), ..Change::default() };
+            let change = Change { blocks, clear_flags: BLOCK_UNINIT, block_checksum: Some(crc), ..Change::default() };
             self.change_descriptor(handle, number, &descriptor, change)?;
             counters::add(handle, superblock, blocks, 0)?;
         }
@@ -229,7 +228,13 @@ impl Allocator {
         };
         let mut change = Change {
             inodes: if taken { -1 } else { 1 },
-            dirs: if !is_dir { 0 } else if taken { 1 } else { -1 },
+            dirs: if !is_dir {
+                0
+            } else if taken {
+                1
+            } else {
+                -1
+            },
             clear_flags: INODE_UNINIT,
             inode_checksum: Some(crc),
             ..Change::default()
