@@ -58,7 +58,12 @@ const ROOT: usize = 0;
 impl Model {
     /// Begins with the filesystem as it is, which holds nothing but `lost+found`.
     pub fn new(fs: &dyn Filesystem, seed: u64, choices: Choices) -> Self {
-        let root = fs.attr(fs.root()).expect("a root");
+        Self::below(fs, fs.root(), seed, choices)
+    }
+
+    /// Begins with a folder as it is, which holds nothing, or nothing but `lost+found`.
+    pub fn below(fs: &dyn Filesystem, root: Ino, seed: u64, choices: Choices) -> Self {
+        let root = fs.attr(root).expect("a root");
         let mut model = Self {
             nodes: vec![Some(Node {
                 ino: root.ino,
@@ -76,7 +81,7 @@ impl Model {
             done: 0,
             changed: 0,
         };
-        if let Ok(attr) = fs.lookup(fs.root(), b"lost+found") {
+        if let Ok(attr) = fs.lookup(root.ino, b"lost+found") {
             let mut node = model.node_of(&attr, Body::Folder(BTreeMap::new()));
             node.is_open = false;
             model.nodes.push(Some(node));

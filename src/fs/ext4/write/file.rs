@@ -134,6 +134,8 @@ fn write_pieces(
     let (inode, edit) = core.edit(ino)?;
     let mut pieces: Vec<Piece> = Vec::new();
     let mut done = 0;
+    // What was written in place before the first piece, which stays whatever becomes of the pieces.
+    let mut in_place = 0;
     let give_back = |pieces: &[Piece]| {
         for piece in pieces.iter().filter(|piece| !piece.is_known) {
             core.alloc.unclaim(piece.run);
@@ -141,7 +143,8 @@ fn write_pieces(
     };
     while done < data.len() && pieces.len() < PIECES {
         let at = offset + done as u64;
-        match write_piece(core, &inode, inner, at, &data[done..], offset + data.len() as u64) {
+        match write_piece(core, &inode, inner, at, &data[done..], offset + data.len() as u64, !pieces.is_empty()) {
+            Ok((0, _)) => break,
             Ok((count, piece)) => {
                 if let Some(piece) = piece {
                     match pieces.last_mut() {
@@ -154,6 +157,8 @@ fn write_pieces(
                         }
                         _ => pieces.push(piece),
                     }
+                } else {
+                    in_place += count;
                 }
                 done += count;
             }
@@ -164,44 +169,50 @@ fn write_pieces(
             }
         }
     }
-    let end = offset + done as u64;
-    let named = core.transact(CREDITS + 5 * pieces.len() as u32, |op| {
-        let mut edit = edit.clone();
-        op.ordered();
-        if !pieces.is_empty() {
-            op.gate(ino);
-        }
-        for piece in &pieces {
-            if piece.is_known {
-                mapping::mark_written(op, &mut edit, piece.logical, piece.run.start, piece.run.len)?;
-            } else {
-                op.adopt(piece.run);
-                mapping::insert(op, &mut edit, piece.logical, piece.run, false)?;
+    let name = |pieces: &[Piece], end: u64| {
+        core.transact(CREDITS + 5 * pieces.len() as u32, |op| {
+            let mut edit = edit.clone();
+            op.ordered();
+            if !pieces.is_empty() {
+                op.gate(ino);
             }
-        }
-        if end > inode.size {
-            edit.set_size(end);
-            note_large(op, end)?;
-        }
-        let time = now();
-        edit.set_mtime(time);
-        edit.set_ctime(time);
-        if !keep_set_id {
-            drop_set_id(&mut edit);
-        }
-        op.put(edit);
-        Ok(())
-    });
-    match named {
+            for piece in pieces {
+                if piece.is_known {
+                    mapping::mark_written(op, &mut edit, piece.logical, piece.run.start, piece.run.len)?;
+                } else {
+                    op.adopt(piece.run);
+                    mapping::insert(op, &mut edit, piece.logical, piece.run, false)?;
+                }
+            }
+            if end > inode.size {
+                edit.set_size(end);
+                note_large(op, end)?;
+            }
+            let time = now();
+            edit.set_mtime(time);
+            edit.set_ctime(time);
+            if !keep_set_id {
+                drop_set_id(&mut edit);
+            }
+            op.put(edit);
+            Ok(())
+        })
+    };
+    match name(&pieces, offset + done as u64) {
         Ok(((), tid)) => Ok((done, tid)),
         Err(error) => {
             give_back(&pieces);
-            Err(error)
+            if in_place == 0 || !error.is_errno(libc::ENOSPC) {
+                return Err(error);
+            }
+            let ((), tid) = name(&[], offset + in_place as u64)?;
+            Ok((in_place, tid))
         }
     }
 }
 
-/// Writes the first stretch of `data` to the device; returns how many bytes that was, and the blocks to be named.
+/// Writes the first stretch of `data` to the device; returns how many bytes that was, and the blocks to be named. Where
+/// `only_new` is set, nothing is written over what the file has already.
 fn write_piece(
     core: &Core,
     inode: &Inode,
@@ -209,6 +220,7 @@ fn write_piece(
     offset: u64,
     data: &[u8],
     write_end: u64,
+    only_new: bool,
 ) -> Result<(usize, Option<Piece>)> {
     let bits = core.volume.superblock.block_bits();
     let device = core.store.device();
@@ -219,6 +231,7 @@ fn write_piece(
     let want = stretch.end.min(last + 1) - logical;
     let bytes_of = |blocks: u64| ((blocks << bits) - inside).min(data.len() as u64) as usize;
     match stretch.place {
+        Place::Block(_) if only_new => Ok((0, None)),
         Place::Block(block) => {
             let count = bytes_of(want);
             device.write_at(&data[..count], (block << bits) + inside)?;

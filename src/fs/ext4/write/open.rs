@@ -4,7 +4,7 @@ use super::super::features::{self, compat, incompat, ro_compat};
 use super::super::inode::{Inode, field as inode_field};
 use super::super::mapping::Place;
 use super::super::meta::{Meta, Overlay};
-use super::super::superblock::{STATE_CLEAN, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock, field};
+use super::super::superblock::{self, STATE_CLEAN, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock, field};
 use super::super::volume::Volume;
 use super::alloc::Allocator;
 use super::core::Core;
@@ -77,13 +77,53 @@ fn check_writable(superblock: &Superblock) -> Result<()> {
     Err(Error::unsupported(format!("writing ext4 with {}", refused.join(", "))))
 }
 
-fn read_superblock(device: &SharedDevice) -> Result<Superblock> {
+fn superblock_bytes(device: &SharedDevice) -> Result<[u8; SUPERBLOCK_SIZE]> {
     let mut bytes = [0; SUPERBLOCK_SIZE];
     if device.size() < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE as u64 {
         return Err(Error::NotAnImage("no ext2, ext3 or ext4 filesystem: the device is too small".into()));
     }
     device.read_at(&mut bytes, SUPERBLOCK_OFFSET)?;
-    Superblock::parse(&bytes)
+    Ok(bytes)
+}
+
+/// Reads the superblock, which a crash may have left written in part. Then its checksum is wrong, but either the journal
+/// has it whole, or the only thing that changed is whether the journal needs recovery.
+fn read_superblock(device: &SharedDevice) -> Result<Superblock> {
+    let mut bytes = superblock_bytes(device)?;
+    let error = match Superblock::parse(&bytes) {
+        Ok(superblock) => return Ok(superblock),
+        Err(error) => error,
+    };
+    let mut superblock = Superblock::parse_unsealed(&bytes)?;
+    if superblock.has_compat(compat::HAS_JOURNAL) && superblock.has_incompat(incompat::RECOVER) {
+        return Ok(superblock);
+    }
+    let flags = superblock.incompat | incompat::RECOVER;
+    set_le32(&mut bytes, field::INCOMPAT, flags);
+    if superblock::checksum(&bytes) != le32(&bytes, field::CHECKSUM) {
+        return Err(error);
+    }
+    superblock.incompat = flags;
+    Ok(superblock)
+}
+
+/// Returns the superblock after recovery, whole again where its flag of recovery was written in part.
+fn reread_superblock(device: &SharedDevice) -> Result<Superblock> {
+    let mut bytes = superblock_bytes(device)?;
+    let error = match Superblock::parse(&bytes) {
+        Ok(superblock) => return Ok(superblock),
+        Err(error) => error,
+    };
+    let flags = le32(&bytes, field::INCOMPAT);
+    for candidate in [flags | incompat::RECOVER, flags & !incompat::RECOVER] {
+        set_le32(&mut bytes, field::INCOMPAT, candidate);
+        if superblock::checksum(&bytes) == le32(&bytes, field::CHECKSUM) {
+            device.write_at(&bytes, SUPERBLOCK_OFFSET)?;
+            device.flush()?;
+            return Superblock::parse(&bytes);
+        }
+    }
+    Err(error)
 }
 
 /// Returns the blocks of a file of the filesystem's own, in order: first block and count of each run.
@@ -142,7 +182,7 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Core, F
         if Store::recover(&*device, superblock.block_size, place)? {
             warnings.push("the filesystem was not closed; its journal was recovered".into());
         }
-        superblock = read_superblock(&device)?;
+        superblock = reread_superblock(&device)?;
         check_writable(&superblock)?;
     }
     let store = Arc::new(Store::open(device, superblock.block_size, place, StoreOptions::default(), &options.cache)?);
@@ -217,6 +257,14 @@ fn process_orphans(core: &Core, orphans: Vec<u32>) -> Result<()> {
 fn mark_open(core: &Core) -> Result<()> {
     let superblock = &core.volume.superblock;
     let has_journal = superblock.has_compat(compat::HAS_JOURNAL);
+    if has_journal {
+        // The flag must be where recovery looks for it before the journal holds anything, and is all that is written past
+        // the journal.
+        core.write_superblock(|bytes| {
+            let flags = le32(bytes, field::INCOMPAT) | incompat::RECOVER;
+            set_le32(bytes, field::INCOMPAT, flags);
+        })?;
+    }
     core.change_superblock(|bytes| {
         set_time(bytes, writer_field::MOUNT_TIME, writer_field::MOUNT_TIME_HI);
         set_time(bytes, field::WRITE_TIME, writer_field::WRITE_TIME_HI);
@@ -225,10 +273,7 @@ fn mark_open(core: &Core) -> Result<()> {
         let place = &mut bytes[writer_field::LAST_MOUNTED..][..writer_field::LAST_MOUNTED_SIZE];
         place.fill(0);
         place[..LAST_MOUNTED.len()].copy_from_slice(LAST_MOUNTED);
-        if has_journal {
-            let flags = le32(bytes, field::INCOMPAT) | incompat::RECOVER;
-            set_le32(bytes, field::INCOMPAT, flags);
-        } else {
+        if !has_journal {
             let state = le16(bytes, field::STATE) & !STATE_CLEAN;
             set_le16(bytes, field::STATE, state);
         }
@@ -237,8 +282,7 @@ fn mark_open(core: &Core) -> Result<()> {
             set_le32(bytes, field::RO_COMPAT, flags);
         }
     })?;
-    // The flag must be where recovery looks for it before the journal holds anything.
-    if has_journal { core.write_superblock(|_| ()) } else { core.store.commit() }
+    if has_journal { Ok(()) } else { core.store.commit() }
 }
 
 /// What the superblock shows as the place of the last mount.
@@ -266,19 +310,21 @@ pub(super) fn close(core: &Core) -> Result<()> {
         names::delete_unnamed(core, ino)?;
     }
     let is_empty = core.orphans.is_empty();
-    core.change_superblock(|bytes| set_time(bytes, field::WRITE_TIME, writer_field::WRITE_TIME_HI))?;
+    core.change_superblock(|bytes| {
+        set_time(bytes, field::WRITE_TIME, writer_field::WRITE_TIME_HI);
+        if is_empty && superblock.has_compat(compat::ORPHAN_FILE) {
+            let flags = le32(bytes, field::RO_COMPAT) & !ro_compat::ORPHAN_PRESENT;
+            set_le32(bytes, field::RO_COMPAT, flags);
+        }
+    })?;
     core.store.close()?;
-    // Only now is all of it where it belongs.
+    // Only now is all of it where it belongs. Nothing else is written past the journal.
     core.write_superblock(|bytes| {
         let flags = le32(bytes, field::INCOMPAT) & !incompat::RECOVER;
         set_le32(bytes, field::INCOMPAT, flags);
         if superblock.state & STATE_CLEAN != 0 {
             let state = le16(bytes, field::STATE) | STATE_CLEAN;
             set_le16(bytes, field::STATE, state);
-        }
-        if is_empty && superblock.has_compat(compat::ORPHAN_FILE) {
-            let flags = le32(bytes, field::RO_COMPAT) & !ro_compat::ORPHAN_PRESENT;
-            set_le32(bytes, field::RO_COMPAT, flags);
         }
     })
 }
