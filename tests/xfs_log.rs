@@ -134,7 +134,7 @@ fn a_log_of_small_blocks_is_replayed_as_the_kernel_replays_it() {
 
 #[test]
 fn a_small_log_that_has_wrapped_is_replayed_as_the_kernel_replays_it() {
-    check(&["-l", "size=4096b", "-i", "nrext64=1"], 3, 2000);
+    check(&["-l", "size=4096b", "-i", "nrext64=1"], 5, 700);
 }
 
 #[test]
