@@ -8,6 +8,7 @@ mod ext4;
 #[allow(dead_code, reason = "the model is not compared here")]
 mod model;
 #[path = "common/recording.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
 mod recording;
 #[path = "common/mod.rs"]
 mod shared;
