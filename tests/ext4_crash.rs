@@ -8,7 +8,7 @@ mod ext4;
 #[allow(dead_code, reason = "the model is not compared here")]
 mod model;
 #[path = "common/recording.rs"]
-#[allow(dead_code, reason = "each test program uses its own part")]
+#[allow(dead_code, reason = "only crashes are simulated here")]
 mod recording;
 #[path = "common/mod.rs"]
 mod shared;
@@ -75,7 +75,7 @@ fn work(device: &Arc<RecordingDevice>, rounds: u64, has_extents: bool) -> Vec<(u
     fs.sync().expect("it can be made durable");
     let mut durable = Vec::new();
     for round in 0..rounds {
-        for _ in 0..6 {
+        for _ in 0..25 {
             model.step(&fs);
         }
         let data = contents(round);
@@ -236,7 +236,7 @@ fn crash(name: &str, args: &[&str], rounds: u64, step: usize, reorderings: usize
 
 #[test]
 fn crashes_of_ext4_lose_nothing_that_was_durable() {
-    crash("ext4", &["-t", "ext4", "-b", "1024", "-J", "size=1", "-N", "256"], 40, 1, 1000);
+    crash("ext4", &["-t", "ext4", "-b", "1024", "-J", "size=1", "-N", "256"], 70, 1, 2000);
 }
 
 #[test]

@@ -630,11 +630,11 @@ impl Model {
         let opened: Vec<usize> =
             (0..self.nodes.len()).filter(|&id| self.nodes[id].as_ref().is_some_and(|node| node.is_open)).collect();
         if opened.len() < 5 {
-            if let Some(id) = self.pick_file() {
-                if !self.node(id).is_open {
-                    fs.open(self.node(id).ino);
-                    self.node_mut(id).is_open = true;
-                }
+            if let Some(id) = self.pick_file()
+                && !self.node(id).is_open
+            {
+                fs.open(self.node(id).ino);
+                self.node_mut(id).is_open = true;
             }
             return;
         }
