@@ -13,10 +13,6 @@
 //! | 1 | [`block`] | disk images: raw, qcow2, NBD |
 //! | 0 | [`error`], [`cache`], [`bytes`] | errors, the bounded cache, fields of on-disk structures |
 
-// The tests' filesystem in memory serves the test programs too, which know the crate by this name.
-#[cfg(test)]
-extern crate self as guestctl;
-
 pub mod block;
 pub mod bytes;
 pub mod cache;
@@ -30,6 +26,10 @@ pub mod inspect;
 pub mod sys;
 pub mod tree;
 pub mod volume;
+
+// Unit tests share parts of `tests/common/`, which name the crate as integration tests do.
+#[cfg(test)]
+extern crate self as guestctl;
 
 pub use error::{Error, Result};
 pub use guestfs::Guestfs;

@@ -193,3 +193,91 @@ fn fast_commits_read_as_after_the_kernels_replay() {
     });
     expect_replayed(warnings, "fast commit records");
 }
+
+/// Reads every name, attribute and file of a tree; errors are as good as answers.
+fn visit(fs: &dyn Filesystem, dir: u64, depth: usize) {
+    let mut names = Vec::new();
+    let _ = fs.read_dir(dir, 0, &mut |entry| {
+        names.push((entry.name.to_vec(), entry.ino));
+        if names.len() < 500 { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) }
+    });
+    for (name, ino) in names {
+        let _ = fs.lookup(dir, &name);
+        let _ = fs.read(ino, 0, &mut [0; 5000]);
+        let _ = fs.xattrs(ino);
+        if depth > 0 && fs.attr(ino).is_ok_and(|attr| attr.is_dir()) {
+            visit(fs, ino, depth - 1);
+        }
+    }
+}
+
+#[test]
+fn flipped_bits_in_a_dirty_journal_give_errors_at_worst() {
+    use guestctl::block::{BlockDevice, MemoryDevice};
+    use std::sync::Arc;
+
+    if !can_mount() {
+        return;
+    }
+    let variants: [(&[&str], &str, bool); 3] = [
+        (&["-t", "ext3", "-b", "1024", "-J", "size=2"], "rw,data=journal", false),
+        (&["-t", "ext4", "-b", "1024", "-J", "size=2"], "rw", false),
+        (&["-t", "ext4", "-b", "1024", "-O", "fast_commit,^metadata_csum", "-J", "size=4"], "rw", true),
+    ];
+    for (args, mount_options, has_fast_commits) in variants {
+        let folder = TempDir::new().expect("a folder");
+        let image = folder.path().join("image");
+        make(&image, 12, args);
+        let mount = Mount::new(&image, mount_options);
+        fs::create_dir(mount.path.join("a")).expect("makes");
+        nix::unistd::syncfs(File::open(&mount.path).expect("opens")).expect("syncs");
+        for number in 0..30 {
+            let path = mount.path.join(format!("a/file {number}"));
+            fs::write(&path, noise(number * 99, 1)).expect("writes");
+            fsync(&path);
+            if number % 4 == 3 {
+                fs::remove_file(mount.path.join(format!("a/file {}", number - 2))).expect("removes");
+            }
+        }
+        let bytes = fs::read(&image).expect("reads");
+        drop(mount);
+        let magic = [0xc0, 0x3b, 0x39, 0x98];
+        let is_fast = |block: &[u8]| block[..4] == [9, 0, 8, 0] || (1..=8).contains(&block[0]) && block[1] == 0;
+        let blocks: Vec<usize> = (2000..bytes.len() / 1024)
+            .chain(30..2000)
+            .filter(|at| {
+                let block = &bytes[at * 1024..][..1024];
+                block[..4] == magic || has_fast_commits && is_fast(block)
+            })
+            .collect();
+        assert!(blocks.len() > 5, "no journal was found");
+        let device = Arc::new(MemoryDevice::new(bytes.clone()));
+        let mut state = 7_u32;
+        let mut next = |limit: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((u64::from(state >> 4) * limit as u64) >> 28) as usize
+        };
+        let mut opened = 0;
+        for _ in 0..600 {
+            let mut touched = Vec::new();
+            for _ in 0..1 + next(3) {
+                let reach = [40, 200, 1024][next(3)];
+                let at = blocks[next(blocks.len())] * 1024 + next(reach);
+                let value = [0, 1, 0x80, 0xff, bytes[at] ^ 1][next(5)];
+                device.write_at(&[value], at as u64).expect("writes");
+                touched.push(at);
+            }
+            let began = std::time::Instant::now();
+            if let Ok(fs) = images::open_device(device.clone()) {
+                opened += 1;
+                visit(&fs, fs.root(), 3);
+            }
+            assert!(began.elapsed().as_secs() < 10);
+            for at in touched {
+                device.write_at(&bytes[at..=at], at as u64).expect("writes");
+            }
+        }
+        println!("{opened} of 600 opened");
+        assert!(images::open_device(device).is_ok());
+    }
+}

@@ -168,11 +168,6 @@ fn fill_xattrs(root: &Path) {
     }
 }
 
-fn clear_flags(root: &Path) {
-    run("chattr", &["-i", text(&root.join("immutable"))]);
-    run("chattr", &["-a", text(&root.join("append"))]);
-}
-
 /// Makes a filesystem with such options, fills it and compares.
 fn check(args: &[&str], folder: usize) {
     if !can_mount() {
@@ -199,12 +194,6 @@ fn check(args: &[&str], folder: usize) {
     for (name, flags) in [("immutable", 0x10), ("append", 0x20), ("others", 0x40 | 0x80 | 0x8), ("file-1", 0)] {
         assert_eq!(filesystem.lookup(filesystem.root(), name.as_bytes()).expect("is there").flags, flags, "{name}");
     }
-    clear_flags_later();
-}
-
-fn clear_flags_later() {
-    // The image goes with its folder, flags and all.
-    let _ = clear_flags;
 }
 
 #[test]
@@ -214,7 +203,7 @@ fn the_default_filesystem_reads_as_the_kernel_reads_it() {
 
 #[test]
 fn blocks_of_1_kib_and_a_large_folder_read_as_the_kernel_reads_them() {
-    check(&["-b", "size=1024", "-m", "rmapbt=1"], 30_000);
+    check(&["-b", "size=1024", "-m", "rmapbt=1"], 50_000);
 }
 
 #[test]
@@ -240,4 +229,160 @@ fn large_inodes_and_sectors_read_as_the_kernel_reads_them() {
 #[test]
 fn a_filesystem_without_the_newer_features_reads_as_the_kernel_reads_it() {
     check(&["-m", "bigtime=0,reflink=0,finobt=0,inobtcount=0", "-i", "sparse=0,nrext64=0,maxpct=0"], 3000);
+}
+
+/// Makes and fills a filesystem, and does things to its image before it is compared.
+fn check_after(args: &[&str], fill: impl FnOnce(&Path), change: impl FnOnce(&Path), mounted_with: &str) {
+    if !can_mount() {
+        return;
+    }
+    let temp = TempDir::new().expect("a folder");
+    let (image, dir) = (temp.path().join("disk.img"), temp.path().join("mnt"));
+    if !make_image(&image, 64 << 20, args) {
+        return common::skip(&format!("this mkfs.xfs does not know {args:?}"));
+    }
+    let mount = Mount::new(&image, &dir, "rw").expect("mounts");
+    fill(mount.path());
+    drop(mount);
+    change(&image);
+    let mount = Mount::new(&image, &dir, mounted_with).expect("mounts");
+    let filesystem = open(&image).expect("opens");
+    assert_eq!(filesystem.info().warnings, [""; 0]);
+    compare_statfs(&filesystem, mount.path());
+    compare(&filesystem, mount.path(), Except::default());
+    // Whole trees may be read by many at once.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| compare(&filesystem, mount.path(), Except::default()));
+        }
+    });
+}
+
+#[test]
+fn inodes_in_sparse_chunks_read_as_the_kernel_reads_them() {
+    // Once single blocks are all that is left, only a part of a chunk of inodes finds room.
+    let fill = |root: &Path| {
+        let mut number = 0;
+        while fs::write(root.join(format!("{number}")), [7; 4096]).is_ok() {
+            number += 1;
+        }
+        run("xfs_io", &["-c", "fsync", text(&root.join("0"))]);
+        // Holes of two blocks are too small for a chunk of eight, and large enough for a part of four with larger ones.
+        for first in (0..number).step_by(10) {
+            for file in first..(first + 5).min(number) {
+                fs::remove_file(root.join(format!("{file}"))).expect("unlinks");
+            }
+        }
+        fs::create_dir(root.join("new")).expect("makes");
+        let mut made = 0;
+        while made < 3000 && File::create(root.join("new").join(format!("{made}"))).is_ok() {
+            made += 1;
+        }
+    };
+    let sparse = |image: &Path| {
+        let output = run("xfs_db", &["-r", "-c", "agi 0", "-c", "addr root", "-c", "p", text(image)]);
+        let output = String::from_utf8_lossy(&output);
+        assert!(output.contains(",0xff"), "a chunk is sparse: {output}");
+    };
+    check_after(&["-d", "agcount=1", "-i", "maxpct=100"], fill, sparse, "ro");
+}
+
+#[test]
+fn a_filesystem_with_a_new_uuid_reads_as_the_kernel_reads_it() {
+    let fill = |root: &Path| {
+        fill_xattrs(root);
+        fill_folders(root, 1500);
+    };
+    let uuid = "12345678-9abc-def0-1234-56789abcdef0";
+    let change = |image: &Path| drop(run("xfs_admin", &["-U", uuid, "-L", "label", text(image)]));
+    check_after(&["-L", "first"], fill, change, "ro");
+    if can_mount() {
+        let temp = TempDir::new().expect("a folder");
+        let image = temp.path().join("disk.img");
+        assert!(make_image(&image, 64 << 20, &[]));
+        change(&image);
+        let device: guestctl::block::SharedDevice =
+            std::sync::Arc::new(guestctl::block::RawDevice::open(&image, false).expect("opens"));
+        let info = guestctl::fs::xfs::probe(&device).expect("reads").expect("is XFS");
+        assert_eq!((info.kind, info.block_size), ("xfs", 4096));
+        assert_eq!(info.label.as_deref(), Some(&b"label"[..]));
+        assert_eq!(info.uuid.as_deref(), Some(uuid));
+    }
+}
+
+#[test]
+fn an_inode_that_is_free_or_never_was_is_not_found() {
+    if !can_mount() {
+        return;
+    }
+    let temp = TempDir::new().expect("a folder");
+    let (image, dir) = (temp.path().join("disk.img"), temp.path().join("mnt"));
+    assert!(make_image(&image, 64 << 20, &[]));
+    let mount = Mount::new(&image, &dir, "rw").expect("mounts");
+    let mut gone = Vec::new();
+    for number in 0..500 {
+        let path = mount.path().join(format!("{number}"));
+        fs::write(&path, "x").expect("writes");
+        gone.push(std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).expect("is there")));
+    }
+    // Written to their places before they are removed, they still look like inodes in use.
+    drop(mount);
+    let mount = Mount::new(&image, &dir, "rw").expect("mounts");
+    for number in 0..500 {
+        fs::remove_file(mount.path().join(format!("{number}"))).expect("unlinks");
+    }
+    drop(mount);
+    let filesystem = open(&image).expect("opens");
+    for ino in gone.into_iter().chain([0, 1, 63, u64::MAX, 1 << 40, 1 << 55]) {
+        let error = filesystem.attr(ino).expect_err("is not in use");
+        assert!(error.is_errno(libc::ENOENT), "{ino}: {error}");
+    }
+}
+
+#[test]
+fn a_log_on_another_device_is_told_of() {
+    if !can_mount() {
+        return;
+    }
+    let temp = TempDir::new().expect("a folder");
+    let (image, log, proto) = (temp.path().join("disk.img"), temp.path().join("log.img"), temp.path().join("proto"));
+    File::create(&log).expect("makes").set_len(64 << 20).expect("sizes");
+    fs::write(&proto, "/nothing\n0 0\nd--755 0 0\nfolder d--755 0 0\n$\n$\n").expect("writes");
+    let device = format!("logdev={}", text(&log));
+    if !make_image(&image, 320 << 20, &["-l", &device, "-p", text(&proto)]) {
+        return common::skip("this mkfs.xfs puts no log elsewhere");
+    }
+    let filesystem = open(&image).expect("opens");
+    assert_eq!(filesystem.info().warnings.len(), 1);
+    assert!(filesystem.lookup(filesystem.root(), b"folder").expect("is there").is_dir());
+    let filled = filesystem.statfs().expect("counts");
+    assert_eq!(filled.blocks, 320 << 8);
+}
+
+#[test]
+fn the_data_of_a_real_time_file_is_refused_by_name() {
+    if !can_mount() {
+        return;
+    }
+    let temp = TempDir::new().expect("a folder");
+    let (image, real_time) = (temp.path().join("disk.img"), temp.path().join("rt.img"));
+    let (proto, source) = (temp.path().join("proto"), temp.path().join("source"));
+    File::create(&real_time).expect("makes").set_len(64 << 20).expect("sizes");
+    fs::write(&source, noise(100_000, 3)).expect("writes");
+    let lines =
+        format!("/nothing\n0 0\nd--755 0 0\nfile ---644 0 0 {}\nempty ---644 0 0 /dev/null\n$\n", text(&source));
+    fs::write(&proto, lines).expect("writes");
+    let device = format!("rtdev={}", text(&real_time));
+    if !make_image(&image, 320 << 20, &["-r", &device, "-p", text(&proto), "-m", "reflink=0"]) {
+        return common::skip("this mkfs.xfs makes no real-time device");
+    }
+    let file = open(&image).expect("opens");
+    let ino = file.lookup(file.root(), b"file").expect("is there").ino;
+    drop(file);
+    run("xfs_db", &["-x", "-c", &format!("inode {ino}"), "-c", "write core.realtime 1", text(&image)]);
+    let filesystem = open(&image).expect("opens");
+    assert_eq!(filesystem.attr(ino).expect("is there").size, 100_000);
+    let error = filesystem.read(ino, 0, &mut [0; 10]).expect_err("is elsewhere");
+    assert!(error.to_string().contains("real-time"), "{error}");
+    assert_eq!(filesystem.next_data(ino, 0).expect("has data"), 0);
 }

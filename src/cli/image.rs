@@ -114,11 +114,15 @@ pub(super) struct Choosing {
     /// Say what the tree looks like
     #[arg(long, value_enum, default_value_t = LayoutArg::Auto, conflicts_with = "mount")]
     layout: LayoutArg,
+
+    /// Show the system whose root lies on this device, as that system mounts it
+    #[arg(long, value_name = "DEV", conflicts_with_all = ["mount", "layout"])]
+    root: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LayoutArg {
-    /// One filesystem is the tree; several give a folder for each
+    /// As the guest's system has it where there is one; else one filesystem is the tree, and several give a folder for each
     Auto,
     /// As the guest's own system has it
     Os,
@@ -210,14 +214,20 @@ impl Choosing {
         if !self.mount.is_empty() {
             return guest.mount_specs(&self.mount, writable);
         }
+        if let Some(device) = &self.root {
+            let roots = guest.inspect_roots()?;
+            let names: Vec<&str> = roots.iter().map(|root| root.device.as_str()).collect();
+            let wanted = format!("/dev/{}", device.strip_prefix("/dev/").unwrap_or(device));
+            let root = roots.iter().find(|root| root.device == wanted).ok_or_else(|| {
+                let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                Error::NotFound(format!("{device} holds no operating system; those that were found: {found}").into())
+            })?;
+            return guest.mount_root(root, writable);
+        }
         let layout = match self.layout {
             LayoutArg::Auto => Layout::Auto,
             LayoutArg::Devices => Layout::Devices,
-            LayoutArg::Os => {
-                return Err(Error::unsupported(
-                    "--layout os: guests are not inspected yet; name the filesystems with -m DEV:MOUNTPOINT",
-                ));
-            }
+            LayoutArg::Os => Layout::Os,
         };
         guest.mount_layout(layout, writable)
     }

@@ -19,6 +19,7 @@ mod find;
 mod grep;
 mod image;
 mod info;
+mod inspect;
 mod jobs;
 mod logging;
 mod ls;
@@ -53,6 +54,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Filesystems(filesystems::Args),
+    Inspect(inspect::Args),
     Ls(ls::Args),
     Cat(cat::Args),
     Stat(stat::Args),
@@ -104,6 +106,7 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Mount(args) => mount::run(args, sink),
         Command::Umount(args) => umount::run(args),
         Command::Filesystems(args) => filesystems::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Ls(args) => ls::run(args),
         Command::Cat(args) => cat::run(args),
         Command::Stat(args) => stat::run(args),

@@ -23,8 +23,8 @@ pub fn has_driver(kind: &str) -> bool {
 }
 
 /// Says whether a driver writes filesystems of a kind.
-pub fn has_writer(_kind: &str) -> bool {
-    false
+pub fn has_writer(kind: &str) -> bool {
+    matches!(kind, "ext2" | "ext3" | "ext4")
 }
 
 /// Identifies what lies on `device` and opens it with its driver, for reading.
@@ -58,11 +58,14 @@ pub fn open(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> R
 ///
 /// # Errors
 /// As [`open`]; [`Error::Unsupported`] when its driver only reads.
-pub fn open_for_writing(
-    device: SharedDevice,
-    _with: &OpenWith<'_>,
-    _options: &FsOptions,
-) -> Result<Arc<dyn Filesystem>> {
+pub fn open_for_writing(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> Result<Arc<dyn Filesystem>> {
     let kind = probe::identify(&*device)?.map_or("this", |identity| identity.kind);
-    Err(Error::unsupported(format!("no driver writes {kind}")))
+    match kind {
+        "ext2" | "ext3" | "ext4" => {
+            let writer = ext4::Ext4::open_for_writing(device, options)?;
+            writer.set_discard(with.discard);
+            Ok(Arc::new(writer))
+        }
+        _ => Err(Error::unsupported(format!("no driver writes {kind}"))),
+    }
 }

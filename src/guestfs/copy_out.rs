@@ -121,7 +121,7 @@ impl Target<'_> {
     fn copy(&self, item: &Item, last: &mut LastFolder) -> Result<()> {
         let folder = self.folder(&item.folder, last)?;
         match item.attr.file_type {
-            FileType::Regular => return self.copy_regular(item, &folder),
+            FileType::Regular => self.copy_regular(item, &folder),
             FileType::Symlink => {
                 let text = self.tree.read_link(item.node)?;
                 self.in_place(item, &folder, |temporary| {

@@ -94,8 +94,16 @@ impl Launched {
         writable: bool,
     ) -> Result<Arc<dyn Filesystem>> {
         let key = (held.volume.name.clone(), subvolume.cloned());
-        if let Some(open) = self.open.lock().get(&key) {
-            return Ok(Arc::clone(open));
+        {
+            let mut open = self.open.lock();
+            if let Some(filesystem) = open.get(&key) {
+                // One that was only looked at, and that nothing holds, makes way for one that can be written.
+                let unfit = writable && filesystem.writer().is_none() && Arc::strong_count(filesystem) == 1;
+                if !unfit {
+                    return Ok(Arc::clone(filesystem));
+                }
+                open.remove(&key);
+            }
         }
         let place = || format!("{}: {}", self.disks[held.disk].location, held.volume.name);
         let members: Vec<_> = self

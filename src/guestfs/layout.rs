@@ -8,9 +8,12 @@ use std::str::FromStr;
 /// What the tree of an image looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
-    /// The tree of one filesystem where there is one, else a folder for each.
+    /// The guest's own tree where there is exactly one system, else as [`Devices`](Self::Devices); the tree of the only
+    /// filesystem where there is just one.
     #[default]
     Auto,
+    /// The tree as the guest's system has it.
+    Os,
     /// A folder for each filesystem that can be read, named by its device.
     Devices,
 }
@@ -61,6 +64,28 @@ impl Guestfs {
     /// # Errors
     /// [`Error::NotAnImage`] when there is no filesystem, and the only error where there is just one that fails.
     pub fn mount_layout(&mut self, layout: Layout, writable: bool) -> Result<()> {
+        if layout != Layout::Devices {
+            let roots = self.inspect_roots()?;
+            match (roots.as_slice(), layout) {
+                ([root], _) => return self.mount_root(root, writable),
+                ([], Layout::Os) => {
+                    return Err(Error::NotFound(
+                        "no operating system is found; --layout devices shows what there is".into(),
+                    ));
+                }
+                (several, Layout::Os) => {
+                    let names: Vec<&str> = several.iter().map(|root| root.device.as_str()).collect();
+                    return Err(Error::Usage(
+                        format!("there are several operating systems; choose by --root: {}", names.join(", ")).into(),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        self.mount_devices(layout, writable)
+    }
+
+    fn mount_devices(&mut self, layout: Layout, writable: bool) -> Result<()> {
         let options = self.fs_options();
         let launched = self.launched()?;
         let mut readable = Vec::new();

@@ -32,6 +32,7 @@ mod local;
 mod mkfs;
 mod mounts;
 pub(crate) mod ordered;
+mod os;
 mod partitions;
 mod progress;
 pub(crate) mod replace;
@@ -46,6 +47,7 @@ pub(crate) use files::mode_text;
 pub use files::{Entry, StatNs};
 pub use layout::{Layout, MountSpec};
 pub use mkfs::MkfsOptions;
+pub use os::Root;
 pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
 pub(crate) use search::lines;
@@ -105,6 +107,8 @@ pub struct Guestfs {
     launched: Option<Launched>,
     mounts: Vec<mounts::Mounted>,
     tree: Option<Arc<Tree>>,
+    /// What `inspect_os` found.
+    roots: Option<Vec<Root>>,
     progress: Option<ProgressCallback>,
     trace: bool,
     local: Option<local::LocalMount>,
@@ -127,6 +131,7 @@ impl Guestfs {
             launched: None,
             mounts: Vec::new(),
             tree: None,
+            roots: None,
             progress: None,
             trace: false,
             local: None,
@@ -250,6 +255,7 @@ impl Guestfs {
         let local = if self.local.is_some() { self.umount_local() } else { Ok(()) };
         let result = self.umount_all();
         self.launched = None;
+        self.roots = None;
         local.and(result)
     }
 

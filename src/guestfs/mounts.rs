@@ -104,6 +104,16 @@ impl Guestfs {
         if writable && filesystem.writer().is_none() {
             return Err(Error::InUse(format!("{device} is mounted for reading; unmount it first").into()));
         }
+        self.mount_filesystem(device, mountpoint, filesystem)
+    }
+
+    /// Adds an open filesystem to the tree.
+    pub(super) fn mount_filesystem(
+        &mut self,
+        device: String,
+        mountpoint: Vec<u8>,
+        filesystem: Arc<dyn Filesystem>,
+    ) -> Result<()> {
         self.mounts.push(Mounted { device, mountpoint, filesystem });
         match self.make_tree() {
             Ok(tree) => self.tree = Some(tree),

@@ -22,15 +22,14 @@ const SHORTEST_STRING: usize = 4;
 /// The most names that a pattern may stand for.
 const MAX_EXPANDED: usize = 1 << 20;
 
+/// What is done with each line, by its number and bytes.
+type TakeLine<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<ControlFlow<()>>;
+
 /// Gives the lines of a file to `take`, without their line feeds, with their numbers from 1.
 ///
 /// # Errors
 /// Those of reading, and those of `take`.
-pub(crate) fn lines(
-    tree: &Tree,
-    node: Node,
-    take: &mut dyn FnMut(u64, &[u8]) -> Result<ControlFlow<()>>,
-) -> Result<()> {
+pub(crate) fn lines(tree: &Tree, node: Node, take: TakeLine<'_>) -> Result<()> {
     let mut kept: Vec<u8> = Vec::new();
     let mut buffer = vec![0; PIECE];
     let (mut offset, mut number) = (0, 0);

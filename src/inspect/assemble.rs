@@ -8,7 +8,7 @@
 //! says.
 
 use super::fstab::{MountEntry, MountSpec};
-use super::types::{CryptEntry, Deployment, DriveMapping, DriveTarget, System};
+use super::types::{CryptEntry, Deployment, DriveMapping, DriveTarget, Kind, System};
 use crate::tree::Tree;
 use std::collections::HashSet;
 
@@ -44,6 +44,8 @@ pub struct RootCandidate {
     pub subvolume: Option<Vec<u8>>,
     /// The ostree deployment, where it is one.
     pub deployment: Option<Deployment>,
+    /// The family; partitions are discovered by their types for Linux alone. None is taken for Linux.
+    pub kind: Option<Kind>,
     /// The architecture, which tells `/usr` partitions apart.
     pub arch: Option<String>,
     /// What its system mounts.
@@ -59,6 +61,7 @@ impl RootCandidate {
             device: device.to_owned(),
             subvolume: subvolume.map(<[u8]>::to_vec),
             deployment: system.deployment.clone(),
+            kind: Some(system.kind),
             arch: system.arch.clone(),
             mounts: super::mounts(tree),
             crypttab: super::crypttab(tree),
@@ -75,6 +78,8 @@ pub struct Placed {
     pub mountpoint: Vec<u8>,
     /// The Btrfs subvolume that is mounted; none for the filesystem's default.
     pub subvolume: Option<Vec<u8>>,
+    /// The number of the Btrfs subvolume, where fstab names it so and not by its path.
+    pub subvolume_id: Option<u64>,
     /// The folder of the filesystem that is shown, for bind mounts and deployments; none for its root.
     pub folder: Option<Vec<u8>>,
 }
@@ -144,6 +149,9 @@ const REMOTE: [&str; 14] = [
 ];
 
 /// Puts the devices of a guest where its system mounts them. What names no device here is said and left out.
+///
+/// Whether a mount point is a folder is not known here: where it is none, the guest would make it or fail, and whoever puts
+/// the tree together leaves that mount out.
 pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
     let names = Names::new(root, devices);
     let mut assembly = Assembly::default();
@@ -178,6 +186,7 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
                 device: device.to_owned(),
                 mountpoint: plain(&entry.mountpoint),
                 subvolume: entry.subvolume().map(<[u8]>::to_vec),
+                subvolume_id: entry.subvolume_id(),
                 folder: None,
             });
         } else if kind.starts_with("fuse") || kind == "overlay" || kind == "unionfs" || kind == "aufs" {
@@ -186,7 +195,7 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
             assembly.missing.push(format!("{} on {place}: no such device", entry.spec));
         }
     }
-    if !usable {
+    if !usable && root.kind.is_none_or(|kind| kind == Kind::Linux) {
         discover(root, devices, &mut assembly);
     }
     if root.deployment.is_some() && !assembly.mounts.iter().any(|placed| placed.mountpoint == b"/boot") {
@@ -227,6 +236,7 @@ fn place_root(root: &RootCandidate, assembly: &mut Assembly) {
         device: root.device.clone(),
         mountpoint: mountpoint.to_vec(),
         subvolume: root.subvolume.clone(),
+        subvolume_id: None,
         folder: folder.map(<[u8]>::to_vec),
     };
     if let Some(deployment) = &root.deployment {
@@ -273,6 +283,7 @@ fn bind(entry: &MountEntry, assembly: &mut Assembly) {
         device: below.device.clone(),
         mountpoint: target,
         subvolume: below.subvolume.clone(),
+        subvolume_id: below.subvolume_id,
         folder: Some(plain(&folder)).filter(|folder| folder != b"/"),
     });
 }
@@ -320,6 +331,7 @@ fn discover(root: &RootCandidate, devices: &[DeviceId], assembly: &mut Assembly)
             device: opened(device, devices).name.clone(),
             mountpoint: place.as_bytes().to_vec(),
             subvolume: None,
+            subvolume_id: None,
             folder: None,
         });
     }
@@ -333,6 +345,7 @@ fn boot_by_label(devices: &[DeviceId], assembly: &mut Assembly) {
                 device: device.name.clone(),
                 mountpoint: place.as_bytes().to_vec(),
                 subvolume: None,
+                subvolume_id: None,
                 folder: None,
             });
         }

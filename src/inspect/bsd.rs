@@ -11,6 +11,7 @@ pub(super) fn look(guest: &Guest<'_>) -> Option<System> {
     if !is_unix_root(guest) {
         return None;
     }
+    system.installer = guest.is_dir("/usr/freebsd-dist");
     let rc = |name: &str| Variables::parse(&guest.text("/etc/rc.conf")?).owned(name);
     let myname = || {
         let text = guest.text("/etc/myname")?;

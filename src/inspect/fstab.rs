@@ -101,10 +101,15 @@ impl MountEntry {
         self.options.iter().rev().find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// Returns the Btrfs subvolume, without slashes around it; none for the filesystem's default.
+    /// Returns the Btrfs subvolume, without slashes around it, or `/` for the topmost one; none for the filesystem's default.
     pub fn subvolume(&self) -> Option<&[u8]> {
         let name = self.option("subvol")?.trim_matches('/');
-        (!name.is_empty()).then_some(name.as_bytes())
+        Some(if name.is_empty() { b"/" } else { name.as_bytes() })
+    }
+
+    /// Returns the number of the Btrfs subvolume, where that is given and no path.
+    pub fn subvolume_id(&self) -> Option<u64> {
+        if self.subvolume().is_some() { None } else { self.option("subvolid")?.parse().ok() }
     }
 
     /// Says whether it is a folder that is shown at a second place.
@@ -224,6 +229,8 @@ mod tests {
         assert_eq!(entries.len(), 4);
         assert_eq!(entries[0].subvolume(), Some(b"@".as_slice()));
         assert_eq!(entries[0].option("compress"), Some("zstd"));
+        assert_eq!(parse(b"x / btrfs subvol=/")[0].subvolume(), Some(b"/".as_slice()));
+        assert_eq!(parse(b"x / btrfs subvolid=256")[0].subvolume_id(), Some(256));
         assert_eq!(entries[1].mountpoint, b"/mnt/my disk");
         assert!(entries[2].is_bind() && !entries[2].is_swap());
         assert!(entries[3].is_swap());

@@ -25,6 +25,9 @@ pub(super) fn list(guest: &Guest<'_>) -> Vec<Kernel> {
     let mut kernels = Vec::new();
     let names = guest.list("/boot");
     for name in names.iter().map(|name| tidy(name)) {
+        if kernels.len() >= MAX_KERNELS {
+            break;
+        }
         let version = KERNEL_NAMES.iter().find_map(|start| name.strip_prefix(start));
         let plain = matches!(name.as_str(), "vmlinuz" | "bzImage" | "kernel8.img").then_some("");
         let Some(version) = version.or(plain).filter(|version| !is_companion(version)) else { continue };
@@ -33,8 +36,9 @@ pub(super) fn list(guest: &Guest<'_>) -> Vec<Kernel> {
         if !guest.is_file(&path) || guest.link(&path).is_some() {
             continue;
         }
-        let initrd =
-            initrd_names(version).into_iter().find(|initrd| names.iter().any(|name| name == initrd.as_bytes()));
+        let initrd = initrd_names(version)
+            .into_iter()
+            .find(|initrd| names.binary_search_by(|name| name.as_slice().cmp(initrd.as_bytes())).is_ok());
         kernels.push(Kernel {
             path,
             version: version.to_owned(),

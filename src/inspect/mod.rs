@@ -10,6 +10,7 @@
 mod assemble;
 mod boot;
 mod bsd;
+mod containers;
 mod dos;
 mod elf;
 mod fstab;
@@ -36,6 +37,7 @@ mod windows;
 mod fixture;
 
 pub use assemble::{Assembly, DeviceId, Placed, RootCandidate, assemble, drives};
+pub use containers::Container;
 pub use fstab::{MountEntry, MountSpec};
 pub use subtree::Subtree;
 pub use types::*;
@@ -66,8 +68,9 @@ pub fn look(tree: &Tree) -> Result<Option<System>> {
         }
         inner.into_warnings().into_iter().for_each(|warning| guest.warn(warning));
     }
-    let system =
-        system.or_else(|| windows::look(&guest)).or_else(|| linux::media(&guest)).or_else(|| dos::look(&guest));
+    for other in [windows::look, linux::media, windows::media, dos::look] {
+        system = system.or_else(|| other(&guest));
+    }
     Ok(system.map(|mut system| {
         system.warnings = guest.into_warnings();
         system
@@ -89,16 +92,25 @@ fn within<T>(tree: &Tree, deployment: Option<&Deployment>, act: impl FnOnce(&Gue
     (told, guest.into_warnings())
 }
 
+/// Finds the deployment that is the system of a tree, where the tree's root is none itself.
+fn deployment_of(tree: &Tree) -> Option<Deployment> {
+    let guest = Guest::new(tree);
+    if linux::is_unix_root(&guest) { None } else { ostree::deployment(&guest) }
+}
+
 /// Returns what the system of a tree mounts at boot: fstab, then systemd's mount units.
 pub fn mounts(tree: &Tree) -> Vec<MountEntry> {
-    let guest = Guest::new(tree);
-    let deployment = if linux::is_unix_root(&guest) { None } else { ostree::deployment(&guest) };
-    within(tree, deployment.as_ref(), fstab::read).0
+    within(tree, deployment_of(tree).as_ref(), fstab::read).0
 }
 
 /// Returns the encrypted devices that the system of a tree opens at boot.
 pub fn crypttab(tree: &Tree) -> Vec<CryptEntry> {
-    within(tree, None, settings::crypttab).0
+    within(tree, deployment_of(tree).as_ref(), settings::crypttab).0
+}
+
+/// Finds the roots of containers that lie in folders of the guest.
+pub fn containers(tree: &Tree) -> Vec<Container> {
+    within(tree, deployment_of(tree).as_ref(), containers::find).0
 }
 
 /// Returns the packages of a system, or the applications that Windows lists.
@@ -113,9 +125,8 @@ pub fn packages(tree: &Tree, system: &System) -> Packages {
 /// Tells more about a system. Its packages are asked for with [`packages`].
 pub fn details(tree: &Tree, system: &System) -> Details {
     let (mut details, warnings) = within(tree, system.deployment.as_ref(), |guest| match system.kind {
-        Kind::Windows => windows::details(guest, system),
-        Kind::Dos => Details::default(),
-        _ if system.installer => Details::default(),
+        Kind::Windows if !system.installer => windows::details(guest, system),
+        _ if system.installer || system.kind == Kind::Dos => Details::default(),
         _ => unix(guest),
     });
     details.warnings = warnings;

@@ -9,10 +9,7 @@ pub(super) fn of(system: &System) -> Option<String> {
     match system.kind {
         Kind::Linux | Kind::Hurd => linux(system, distro, major, minor),
         Kind::FreeBsd | Kind::NetBsd | Kind::OpenBsd => (major > 0).then(|| format!("{}{major}.{minor}", system.kind)),
-        Kind::Dos => (distro == "freedos").then(|| {
-            let version = if major > 0 { format!("{major}.{minor}") } else { "1.2".into() };
-            format!("freedos{version}")
-        }),
+        Kind::Dos => (distro == "freedos" && major > 0).then(|| format!("freedos{major}.{minor}")),
         Kind::Windows => windows(system, major, minor).map(str::to_owned),
     }
 }

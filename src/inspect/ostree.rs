@@ -8,14 +8,17 @@ use super::types::Deployment;
 use crate::tree::{Mount, Tree};
 use std::sync::Arc;
 
+/// The most folders of each kind that are looked at.
+const MAX_FOLDERS: usize = 32;
+
 /// Finds the deployment that boots: the one that the boot loader's newest entry names, or else the newest folder.
 pub(super) fn deployment(guest: &Guest<'_>) -> Option<Deployment> {
     for base in ["/ostree/deploy", "/sysroot/ostree/deploy"] {
         let mut found: Vec<(bool, i64, Deployment)> = Vec::new();
-        for stateroot in guest.list(base) {
+        for stateroot in guest.list(base).into_iter().take(MAX_FOLDERS) {
             let folder = join(base, &stateroot);
             let deployed = join(&folder, "deploy");
-            for name in guest.list(&deployed) {
+            for name in guest.list(&deployed).into_iter().take(MAX_FOLDERS) {
                 let path = join(&deployed, &name);
                 let Some(at) = guest.found(&path).filter(|at| at.attr.is_dir()) else { continue };
                 let booted = booted(guest, base, &stateroot, &name);
@@ -36,7 +39,7 @@ fn booted(guest: &Guest<'_>, base: &str, stateroot: &[u8], name: &[u8]) -> bool 
     for number in ["boot.0", "boot.1"] {
         let root = format!("{ostree}/{number}");
         let root = join(&root, stateroot);
-        for checksum in guest.list(&root) {
+        for checksum in guest.list(&root).into_iter().take(MAX_FOLDERS) {
             let link = guest.link(join(join(&root, &checksum), "0"));
             if link.is_some_and(|target| target.ends_with(name)) {
                 return true;

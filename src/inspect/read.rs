@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Attr, FileType};
 use crate::tree::{Found, Node, Tree};
 use lru::LruCache;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -25,15 +25,20 @@ const MAX_NAMES: usize = 1 << 16;
 /// The most warnings that are kept; a guest that is broken everywhere needs no longer list.
 const MAX_WARNINGS: usize = 256;
 
+/// The most that is read of whole files, in bytes: many files of a hostile guest must not add up to a long time.
+const MAX_TOTAL: u64 = 512 << 20;
+
 /// A tree that is being looked at, with what could not be read of it.
 pub(super) struct Guest<'a> {
     tree: &'a Tree,
     warnings: RefCell<Vec<String>>,
+    /// How much may still be read.
+    left: Cell<u64>,
 }
 
 impl<'a> Guest<'a> {
     pub(super) fn new(tree: &'a Tree) -> Self {
-        Self { tree, warnings: RefCell::new(Vec::new()) }
+        Self { tree, warnings: RefCell::new(Vec::new()), left: Cell::new(MAX_TOTAL) }
     }
 
     pub(super) fn tree(&self) -> &'a Tree {
@@ -117,6 +122,11 @@ impl<'a> Guest<'a> {
         if attr.size > cap {
             self.warn(format!("{}: {} bytes long, only the first {cap} are read", tidy(path), attr.size));
         }
+        let Some(left) = self.left.get().checked_sub(attr.size.min(cap)) else {
+            self.warn("the files of this guest are too long, not all of them are read");
+            return None;
+        };
+        self.left.set(left);
         match read_range(self.tree, node, 0, attr.size.min(cap)) {
             Ok(bytes) => Some(bytes),
             Err(error) => {

@@ -69,11 +69,13 @@ fn service(name: &[u8], when: &str) -> Service {
 fn systemd(guest: &Guest<'_>) -> Vec<Service> {
     const FOLDER: &str = "/etc/systemd/system";
     let mut services = Vec::new();
+    let mut looked_at = 0;
     for name in guest.list(FOLDER) {
         let target = [&b".wants"[..], b".requires", b".upholds"].iter().find_map(|ending| name.strip_suffix(*ending));
         let Some(target) = target else { continue };
         for unit in guest.list(join(FOLDER, &name)) {
-            if services.len() >= MAX_SERVICES {
+            looked_at += 1;
+            if looked_at > MAX_SERVICES {
                 return services;
             }
             // A unit that leads to /dev/null is masked, and does not start whatever wants it.

@@ -174,39 +174,59 @@ fn installation_media_are_told_by_their_marks() {
     assert_eq!(brief(&seen(alpine)), "linux alpinelinux 3.18 - apk apk alpinelinux3.18");
 }
 
+/// Files that inspection reads.
+const EVERYTHING: [&str; 45] = [
+    "etc/os-release",
+    "etc/fstab",
+    "etc/passwd",
+    "etc/shadow",
+    "etc/group",
+    "etc/hostname",
+    "etc/machine-id",
+    "etc/crypttab",
+    "etc/timezone",
+    "etc/default/grub",
+    "etc/network/interfaces",
+    "etc/rc.conf",
+    "etc/selinux/config",
+    "etc/inittab",
+    "etc/mdadm.conf",
+    "var/lib/dpkg/status",
+    "var/lib/rpm/Packages",
+    "var/lib/rpm/Packages.db",
+    "var/lib/rpm/rpmdb.sqlite",
+    "lib/apk/db/installed",
+    "var/log/wtmp",
+    "boot/grub/grub.cfg",
+    "boot/vmlinuz-1",
+    "var/lib/cloud/data/result.json",
+    "etc/netplan/a.yaml",
+    "etc/NetworkManager/system-connections/a",
+    "etc/ssh/ssh_host_a_key.pub",
+    "var/db/pkg/local.sqlite",
+    "etc/systemd/network/a.network",
+    "etc/systemd/system/a.mount",
+    "etc/sysconfig/network-scripts/ifcfg-a",
+    "etc/conf.d/net",
+    "etc/hostname.em0",
+    "boot/grub/menu.lst",
+    "boot/extlinux.conf",
+    "boot/loader/entries/a.conf",
+    "boot/loader/loader.conf",
+    "lib/modules/1/modules.dep",
+    "var/lib/pacman/local/a-1/desc",
+    "var/lib/dpkg/status.d/a",
+    "etc/SuSE-release",
+    "etc/lsb-release",
+    "etc/localtime",
+    "var/log/journal/0123456789abcdef0123456789abcdef/system.journal",
+    "etc/default/keyboard",
+];
+
 #[test]
 fn a_hostile_guest_is_told_as_far_as_it_goes() {
-    let everything = [
-        "etc/os-release",
-        "etc/fstab",
-        "etc/passwd",
-        "etc/shadow",
-        "etc/group",
-        "etc/hostname",
-        "etc/machine-id",
-        "etc/crypttab",
-        "etc/timezone",
-        "etc/default/grub",
-        "etc/network/interfaces",
-        "etc/rc.conf",
-        "etc/selinux/config",
-        "etc/inittab",
-        "etc/mdadm.conf",
-        "var/lib/dpkg/status",
-        "var/lib/rpm/Packages",
-        "var/lib/rpm/Packages.db",
-        "var/lib/rpm/rpmdb.sqlite",
-        "lib/apk/db/installed",
-        "var/log/wtmp",
-        "boot/grub/grub.cfg",
-        "boot/vmlinuz-1",
-        "var/lib/cloud/data/result.json",
-        "etc/netplan/a.yaml",
-        "etc/NetworkManager/system-connections/a",
-        "etc/ssh/ssh_host_a_key.pub",
-        "var/db/pkg/local.sqlite",
-    ];
-    let guests: [&dyn Fn(Fixture, &str) -> Fixture; 6] = [
+    type Make = dyn Fn(Fixture, &str) -> Fixture;
+    let guests: [&Make; 6] = [
         &|fixture, path| fixture.fifo(path),
         &|fixture, path| fixture.device(path),
         &|fixture, path| fixture.dir(path),
@@ -215,7 +235,7 @@ fn a_hostile_guest_is_told_as_far_as_it_goes() {
         &|fixture, path| fixture.file(path, b"a:".repeat(600_000)),
     ];
     for (number, make) in guests.iter().enumerate() {
-        let fixture = everything.iter().fold(base().file("sbin/init", ""), |fixture, path| make(fixture, path));
+        let fixture = EVERYTHING.iter().fold(base().file("sbin/init", ""), |fixture, path| make(fixture, path));
         let tree = fixture.tree();
         let system = look(&tree).expect("readable").expect("a system");
         assert_eq!((system.kind, system.arch.as_deref()), (Kind::Linux, Some("x86_64")));
@@ -224,5 +244,105 @@ fn a_hostile_guest_is_told_as_far_as_it_goes() {
         let warnings = system.warnings.len() + told.warnings.len() + packages.warnings.len();
         assert!(warnings > 0 || number == 2, "guest {number}");
         assert_eq!(packages.packages, []);
+    }
+}
+
+#[test]
+fn files_of_any_words_are_read_without_a_panic() {
+    let words = [
+        " ",
+        " ",
+        "\n",
+        "\n",
+        "\n ",
+        "\t",
+        ":",
+        "=",
+        "-",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "{\n",
+        "}\n",
+        "\"",
+        "'",
+        "\\",
+        "#",
+        "/",
+        ",",
+        ">",
+        ";",
+        "a",
+        "é",
+        "\u{1f600}",
+        "0",
+        "9999999999999999999999",
+        "-1",
+        "\0",
+        "\r\n",
+        "%NAME%\n",
+        "%VERSION%\n",
+        "menuentry ",
+        "submenu ",
+        "title ",
+        "default",
+        "MENU LABEL ",
+        "MENU é",
+        "LABEL ",
+        "linux ",
+        "set default=",
+        "iface eth0 inet static\n",
+        "address ",
+        "netmask ",
+        "Package: ",
+        "Status: install ok installed\n",
+        "Version: ",
+        "Description: ",
+        "P:",
+        "V:",
+        "ARRAY ",
+        "UUID=",
+        "[Mount]\n",
+        "What=/dev/sda1\n",
+        "Where=/",
+        "[Network]\n",
+        "network:\n",
+        "ethernets:\n",
+        "addresses: ",
+        "default via ",
+        "ifconfig_em0=",
+        "inet ",
+        "IPADDR=",
+        "(",
+        ")",
+        ".",
+        "PRETTY_NAME=",
+        "ID=debian\n",
+        "VERSION = ",
+        "subvol=",
+        "ssh-rsa AAAA",
+        "kernel/a/virtio_blk.ko:",
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) as usize % below
+    };
+    for _ in 0..400 {
+        let mut fixture = base();
+        for path in EVERYTHING {
+            let content: String = (0..next(60)).map(|_| words[next(words.len())]).collect();
+            fixture = fixture.file(path, content);
+        }
+        let tree = fixture.tree();
+        let system = look(&tree).expect("readable").expect("a system");
+        details(&tree, &system);
+        packages(&tree, &system);
+        let devices = [DeviceId { name: "/dev/sda1".into(), uuid: Some("a".into()), ..DeviceId::default() }];
+        assemble(&RootCandidate::new("/dev/sda1", None, &tree, &system), &devices);
     }
 }

@@ -7,9 +7,9 @@ use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::ops::ControlFlow;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What to leave out of a comparison.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +91,11 @@ fn moment(seconds: i64, nanoseconds: i64) -> Timestamp {
     Timestamp { seconds, nanoseconds: nanoseconds as u32 }
 }
 
+/// A directory's entry as the driver lists it.
+pub type Entry = (Vec<u8>, Ino, Option<FileType>);
+
 /// Returns the entries of a directory as the driver lists them, `page` at a time.
-pub fn list(fs: &dyn Filesystem, dir: Ino, page: usize) -> guestctl::Result<Vec<(Vec<u8>, Ino, Option<FileType>)>> {
+pub fn list(fs: &dyn Filesystem, dir: Ino, page: usize) -> guestctl::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut cookie = 0;
     loop {
@@ -277,6 +280,10 @@ impl Comparison<'_> {
     fn contents(&mut self, attr: &Attr, path: &Path) {
         let mut file = match File::open(path) {
             Ok(file) => file,
+            Err(error) if error.raw_os_error() == Some(libc::ENOKEY) => {
+                let ours = self.fs.read(attr.ino, 0, &mut [0]).map_err(|error| error.errno());
+                return self.check(path, "reading without the key", ours, Err(libc::ENOKEY));
+            }
             Err(error) => return self.differ(path, format!("the folder's file cannot be opened: {error}")),
         };
         let mut ours = vec![0; 1 << 20];
@@ -292,7 +299,8 @@ impl Comparison<'_> {
             if let Err(error) = file.read_exact(&mut theirs[..got]) {
                 return self.differ(path, format!("the folder's file cannot be read at {offset}: {error}"));
             }
-            if let Some(at) = (0..got).find(|&at| ours[at] != theirs[at]) {
+            if ours[..got] != theirs[..got] {
+                let at = (0..got).find(|&at| ours[at] != theirs[at]).unwrap_or(0);
                 return self.differ(path, format!("contents differ at byte {}", offset + at as u64));
             }
             offset += got as u64;
@@ -327,20 +335,4 @@ impl Comparison<'_> {
             }
         }
     }
-}
-
-/// Returns the path of every file below a folder, relative to it.
-pub fn paths(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![PathBuf::new()];
-    while let Some(relative) = open.pop() {
-        for entry in fs::read_dir(folder.join(&relative)).into_iter().flatten().flatten() {
-            let path = relative.join(std::ffi::OsStr::from_bytes(entry.file_name().as_bytes()));
-            if entry.file_type().is_ok_and(|file_type| file_type.is_dir()) {
-                open.push(path.clone());
-            }
-            found.push(path);
-        }
-    }
-    found
 }

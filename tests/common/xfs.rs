@@ -1,5 +1,7 @@
 //! Compares an open filesystem with a mounted folder, and makes images of XFS for the kernel to mount.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use guestctl::block::{RawDevice, SharedDevice};
 use guestctl::cache::CachePool;
 use guestctl::fs::xfs::Xfs;
@@ -53,6 +55,17 @@ impl Mount {
             sleep(Duration::from_millis(200 * attempt));
         }
         None
+    }
+
+    /// Mounts an image for reading on a loop device that can be written, so that the kernel replays its log into it.
+    pub fn replayed(image: &Path, dir: &Path) -> Option<Self> {
+        fs::create_dir_all(dir).expect("makes a folder");
+        let device = String::from_utf8(run("losetup", &["-f", "--show", text(image)])).expect("is text");
+        let output = try_run("mount", &["-t", "xfs", "-o", "ro", device.trim(), text(dir)]);
+        // The device goes when the mount does, or at once where there is none.
+        run("losetup", &["-d", device.trim()]);
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        output.status.success().then(|| Self { dir: dir.to_owned() })
     }
 
     /// Returns where it is mounted.
@@ -326,6 +339,20 @@ pub fn compare(filesystem: &dyn Filesystem, mounted: &Path, except: Except) -> C
         }
     }
     counts
+}
+
+/// Compares how full a filesystem is with what the kernel says of one whose log it has replayed. It frees what was promised
+/// to be freed, staging space of copies and inodes without names; until then they count as taken.
+pub fn compare_replayed_statfs(filesystem: &dyn Filesystem, mounted: &Path) {
+    let ours = filesystem.statfs().expect("counts");
+    let theirs = nix::sys::statvfs::statvfs(mounted).expect("counts");
+    assert_eq!(ours.blocks, theirs.blocks(), "blocks");
+    let freed = theirs.blocks_free().checked_sub(ours.blocks_free).expect("the kernel takes nothing more");
+    assert!(freed < 2000, "the kernel freed {freed} blocks");
+    let used = |files: u64, free: u64| files - free;
+    let ended = used(ours.files, ours.files_free).checked_sub(used(theirs.files(), theirs.files_free()));
+    let ended = ended.expect("the kernel makes no inodes");
+    println!("the kernel freed {freed} blocks and {ended} inodes");
 }
 
 /// Compares how full a filesystem is with what the kernel says.

@@ -207,7 +207,7 @@ impl<'a> Bulk<'a> {
         for (&index, table) in &tables {
             let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
             self.file.write_all_at(&bytes, at * CLUSTER_SIZE).doing(doing)?;
-            set_be64(&mut l1, index as usize * 8, at * CLUSTER_SIZE | COPIED);
+            set_be64(&mut l1, index as usize * 8, (at * CLUSTER_SIZE) | COPIED);
             at += 1;
         }
         // The refcounts count themselves too: blocks and their table are added until they cover all.

@@ -112,3 +112,23 @@ fn tea(state: &mut [u32; 4], input: &[u32; 4]) {
     state[0] = state[0].wrapping_add(left);
     state[1] = state[1].wrapping_add(right);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_that_debugfs_gives() {
+        let name = "a_name_of_more_than_thirty_two_bytes_\u{fc}".as_bytes();
+        let known = [(LEGACY, 0x5f1e_b5a6, 0), (HALF_MD4, 0xb059_bada, 0x2a05_4c2a), (TEA, 0xecd2_92da, 0x1fb1_aaca)];
+        for (version, major, minor) in known {
+            assert_eq!(hash(version, &[0; 4], name), Some(NameHash { major, minor }), "version {version}");
+            // Bytes over 127 count otherwise; below, there is no difference.
+            assert_ne!(hash(version + UNSIGNED, &[0; 4], name), hash(version, &[0; 4], name));
+            assert_eq!(hash(version + UNSIGNED, &[0; 4], b"ascii"), hash(version, &[0; 4], b"ascii"));
+        }
+        let seed = [0x7856_3412, 0xf0de_bc9a, 0x7856_3412, 0xf0de_bc9a];
+        assert_eq!(hash(HALF_MD4, &seed, b"file"), Some(NameHash { major: 0x7a7b_ef4a, minor: 0xe0bf_8667 }));
+        assert_eq!(hash(SIPHASH, &[0; 4], b"file"), None);
+    }
+}

@@ -166,6 +166,9 @@ impl Volume {
                 }
             }
         }
+        if let Some(found) = self.find_remembered(dir, wanted)? {
+            return Ok(found);
+        }
         let mut found = None;
         let _ = self.list_stored(dir, 0, &mut |entry, _| {
             if wanted.matches(entry.name) {

@@ -172,16 +172,35 @@ impl Inode {
         Self::decode(superblock, ino, raw)
     }
 
+    /// Decodes an inode that is in use without a name, as [`parse`](Self::parse) does.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a wrong checksum or an impossible field.
+    pub(crate) fn parse_unnamed(superblock: &Superblock, ino: u32, raw: &[u8]) -> Result<Self> {
+        if superblock.has_metadata_csum() && !verify_checksum(superblock, ino, raw) {
+            return Err(Error::corrupt(format!("inode {ino}"), "its checksum is wrong"));
+        }
+        Self::decode_any(superblock, ino, raw)
+    }
+
     /// Decodes an inode as [`parse`](Self::parse) does, whatever its checksum.
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
     pub(crate) fn decode(superblock: &Superblock, ino: u32, raw: &[u8]) -> Result<Self> {
-        let damaged = |detail: String| Error::corrupt(format!("inode {ino}"), detail);
-        let (mode, links) = (le16(raw, field::MODE), le16(raw, field::LINKS));
-        if links == 0 {
+        if le16(raw, field::LINKS) == 0 {
             return Err(Error::Errno(libc::ENOENT));
         }
+        Self::decode_any(superblock, ino, raw)
+    }
+
+    /// Decodes an inode whatever its checksum and its link count.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for an impossible field.
+    pub(crate) fn decode_any(superblock: &Superblock, ino: u32, raw: &[u8]) -> Result<Self> {
+        let damaged = |detail: String| Error::corrupt(format!("inode {ino}"), detail);
+        let (mode, links) = (le16(raw, field::MODE), le16(raw, field::LINKS));
         let file_type = FileType::from_mode(u32::from(mode)).ok_or_else(|| damaged(format!("its mode {mode:#o}")))?;
         let fields_end = if raw.len() > OLD_SIZE {
             let extra = usize::from(le16(raw, field::EXTRA_ISIZE));

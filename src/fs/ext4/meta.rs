@@ -3,8 +3,11 @@
 //! A block that the journal holds is read from the journal's own place on the device, so that replaying keeps only where
 //! each block lies, not its bytes. Contents of files go through [`Meta::read_data`], which honours the same overlay,
 //! since a filesystem with `data=journal` keeps contents in the journal too.
+//!
+//! Where the filesystem is open for writing, blocks come from the [`Store`] instead: its newest version of each.
 
 use super::superblock::{SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE};
+use super::write::store::Store;
 use crate::block::{RunCache, SharedDevice};
 use crate::cache::CachePool;
 use crate::error::{Error, Result};
@@ -57,12 +60,20 @@ pub(crate) struct Meta {
     runs: RunCache,
     block_size: u32,
     overlay: Overlay,
+    /// Where blocks come from while the filesystem is open for writing.
+    store: Option<Arc<Store>>,
 }
 
 impl Meta {
     /// Makes the seam over a device; `overlay` holds what replaying the journal gave.
     pub(crate) fn new(device: SharedDevice, block_size: u32, overlay: Overlay, pool: &Arc<CachePool>) -> Self {
-        Self { runs: RunCache::new(device, RUN_SIZE, pool), block_size, overlay }
+        Self { runs: RunCache::new(device, RUN_SIZE, pool), block_size, overlay, store: None }
+    }
+
+    /// Makes the seam over a store, whose newest versions it gives.
+    pub(crate) fn over(store: Arc<Store>, pool: &Arc<CachePool>) -> Self {
+        let runs = RunCache::new(store.device().clone(), RUN_SIZE, pool);
+        Self { runs, block_size: store.block_size(), overlay: Overlay::new(), store: Some(store) }
     }
 
     /// Returns the device below.
@@ -108,6 +119,9 @@ impl Meta {
     /// [`Error::Corrupt`] for a block past the device's end, and those of reading.
     #[inline]
     pub(crate) fn block(&self, block: u64) -> Result<MetaBytes> {
+        if let Some(store) = &self.store {
+            return store.read(block).map(MetaBytes::from);
+        }
         if !self.overlay.is_empty()
             && let Some(copy) = self.overlay.get(&block)
         {

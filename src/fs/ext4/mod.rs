@@ -10,6 +10,8 @@
 //!
 //! The format is described in the kernel's `Documentation/filesystems/ext4/`.
 
+#![allow(dead_code, reason = "structures are described whole; what only a writer uses is not used by the reader")]
+
 mod acl;
 mod attributes;
 mod block_map;
@@ -20,6 +22,7 @@ mod data;
 mod dir;
 mod dir_hash;
 mod dir_htree;
+mod dir_names;
 mod directory;
 mod extent;
 mod features;
@@ -33,11 +36,14 @@ mod open;
 mod statfs;
 mod superblock;
 mod volume;
+pub mod write;
 mod xattr;
 
 pub use open::probe;
+pub use write::Ext4Writer;
 
 use crate::block::SharedDevice;
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::fs::{Attr, DirEntry, FileType, Filesystem, FsInfo, FsOptions, Ino, StatFs};
 use features::compat;
@@ -62,7 +68,8 @@ impl Ext4 {
     /// [`Error::NotAnImage`] where there is none, [`Error::Unsupported`] for a feature that is not known, and
     /// [`Error::Corrupt`] for a superblock or journal that is damaged beyond use.
     pub fn open(device: SharedDevice, options: &FsOptions) -> Result<Self> {
-        let (volume, info) = open::open(device, options)?;
+        let (mut volume, info) = open::open(device, options)?;
+        volume.dir_names = Some(Cache::new(&options.cache));
         Ok(Self { volume, info })
     }
 

@@ -1,6 +1,6 @@
 //! Names and what they lead to, as users see them: stored entries, with encryption and fast commits on top.
 
-use super::casefold::Folded;
+use super::casefold::{self, Folded};
 use super::crypt_name::{self, NoKeyName};
 use super::dir::{NAME_MAX, decode_type};
 use super::dir_hash::SIPHASH;
@@ -80,7 +80,11 @@ impl Volume {
                 None => return Ok(None),
             }
         } else if self.is_casefolded(dir) {
-            Wanted::Folded(Folded::new(name))
+            let folded = Folded::new(name);
+            if folded.is_invalid() && casefold::is_strict(&self.superblock) {
+                return Err(Error::Errno(libc::EINVAL));
+            }
+            Wanted::Folded(folded)
         } else {
             Wanted::Bytes(name)
         };

@@ -65,6 +65,12 @@ pub(crate) fn statfs(volume: &Volume) -> Result<StatFs> {
         free_clusters += u64::from(descriptor.free_clusters);
         free_inodes += u64::from(descriptor.free_inodes);
     }
+    Ok(of_free(volume, free_clusters, free_inodes))
+}
+
+/// Returns how full a filesystem is that has so many free clusters and inodes.
+pub(crate) fn of_free(volume: &Volume, free_clusters: u64, free_inodes: u64) -> StatFs {
+    let superblock = &volume.superblock;
     let blocks_free = free_clusters << superblock.cluster_bits;
     let held_back = if superblock.has_incompat(incompat::EXTENTS) {
         let clusters = superblock.blocks_count >> superblock.cluster_bits;
@@ -72,7 +78,7 @@ pub(crate) fn statfs(volume: &Volume) -> Result<StatFs> {
     } else {
         0
     };
-    Ok(StatFs {
+    StatFs {
         block_size: superblock.block_size,
         blocks: superblock.blocks_count.saturating_sub(overhead(volume)),
         blocks_free,
@@ -80,5 +86,5 @@ pub(crate) fn statfs(volume: &Volume) -> Result<StatFs> {
         files: u64::from(superblock.inodes_count),
         files_free: free_inodes,
         name_max: super::dir::NAME_MAX as u32,
-    })
+    }
 }

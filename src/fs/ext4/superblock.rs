@@ -143,6 +143,18 @@ impl Superblock {
     /// # Errors
     /// [`Error::NotAnImage`] when there is none, [`Error::Corrupt`] when its fields contradict each other or its checksum.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        let superblock = Self::parse_unsealed(bytes)?;
+        if superblock.has_metadata_csum() && checksum(bytes) != le32(bytes, field::CHECKSUM) {
+            return Err(damaged("its checksum is wrong"));
+        }
+        Ok(superblock)
+    }
+
+    /// Reads and checks a superblock, but for its checksum.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub(crate) fn parse_unsealed(bytes: &[u8]) -> Result<Self> {
         if !has_magic(bytes) {
             return Err(Error::NotAnImage(
                 "no ext2, ext3 or ext4 filesystem: the superblock has no magic number".into(),
@@ -155,13 +167,8 @@ impl Superblock {
         } else {
             (0, 0, 0)
         };
-        if ro_compat & ro_compat::METADATA_CSUM != 0 {
-            if bytes[field::CHECKSUM_TYPE] != 1 {
-                return Err(Error::unsupported(format!("ext4 checksum type {}", bytes[field::CHECKSUM_TYPE])));
-            }
-            if checksum(bytes) != le32(bytes, field::CHECKSUM) {
-                return Err(damaged("its checksum is wrong"));
-            }
+        if ro_compat & ro_compat::METADATA_CSUM != 0 && bytes[field::CHECKSUM_TYPE] != 1 {
+            return Err(Error::unsupported(format!("ext4 checksum type {}", bytes[field::CHECKSUM_TYPE])));
         }
         let log_block_size = le32(bytes, field::LOG_BLOCK_SIZE);
         if log_block_size > 6 {

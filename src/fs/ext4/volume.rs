@@ -1,16 +1,24 @@
 //! An open filesystem's shared parts: its superblock, its metadata and the caches of what was decoded.
 
 use super::dir::Layout;
+use super::dir_names::DirNames;
 use super::extent::{self, Node};
 use super::features::incompat;
 use super::group::GroupDescriptor;
-use super::inode::Inode;
+use super::inode::{Inode, field};
 use super::journal::fast_commit::FastCommits;
 use super::meta::{Meta, MetaBytes};
 use super::superblock::Superblock;
+use crate::bytes::le16;
 use crate::cache::{Cache, CachePool};
 use crate::error::{Error, Result};
+use parking_lot::RwLock;
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many counters of changes there are; inodes share them by number.
+const EPOCHS: usize = 256;
 
 /// A filesystem whose structures can be read.
 pub(crate) struct Volume {
@@ -23,6 +31,12 @@ pub(crate) struct Volume {
     groups: Cache<u32, GroupDescriptor>,
     inodes: Cache<u32, Arc<Inode>>,
     nodes: Cache<(u32, u64), Arc<Node>>,
+    /// How often inodes changed, so that what was decoded from older bytes is not kept.
+    epochs: Vec<AtomicU64>,
+    /// Inodes without names that are in use all the same.
+    pub(crate) unnamed: RwLock<HashSet<u32>>,
+    /// Where names of large directories lie, on a filesystem that does not change.
+    pub(crate) dir_names: Option<Cache<u32, Arc<DirNames>>>,
 }
 
 impl Volume {
@@ -36,6 +50,9 @@ impl Volume {
             groups: Cache::new(pool),
             inodes: Cache::new(pool),
             nodes: Cache::new(pool),
+            epochs: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
+            unnamed: RwLock::default(),
+            dir_names: None,
         }
     }
 
@@ -82,13 +99,44 @@ impl Volume {
         if let Some(inode) = self.inodes.get(&ino) {
             return Ok(inode);
         }
+        let epoch = self.epoch(ino).load(Ordering::Acquire);
         let inode = match self.fast_commits.inode(ino) {
             Some(inode) => inode?,
             None => self.stored_inode(ino)?,
         };
         let memory = inode.memory();
         self.inodes.insert(ino, Arc::clone(&inode), memory);
+        if self.epoch(ino).load(Ordering::Acquire) != epoch {
+            self.inodes.remove(&ino);
+        }
         Ok(inode)
+    }
+
+    fn epoch(&self, ino: u32) -> &AtomicU64 {
+        &self.epochs[ino as usize % EPOCHS]
+    }
+
+    /// Puts a newer inode in the place of what was decoded before; its bytes were changed already.
+    pub(crate) fn renew_inode(&self, inode: Arc<Inode>) {
+        self.epoch(inode.ino).fetch_add(1, Ordering::AcqRel);
+        let memory = inode.memory();
+        self.inodes.insert(inode.ino, inode, memory);
+    }
+
+    /// Forgets the node of an inode's extent tree in a block, whose bytes were changed already.
+    pub(crate) fn forget_node(&self, ino: u32, block: u64) {
+        self.epoch(ino).fetch_add(1, Ordering::AcqRel);
+        self.nodes.remove(&(ino, block));
+    }
+
+    /// Forgets a group's descriptor.
+    pub(crate) fn forget_group(&self, group: u32) {
+        self.groups.remove(&group);
+    }
+
+    /// Returns the block of the superblock copy whose group descriptors are used.
+    pub(crate) fn descriptor_base(&self) -> u64 {
+        self.base
     }
 
     /// Returns an inode as the table has it, whatever fast commits changed.
@@ -97,7 +145,11 @@ impl Volume {
     /// As [`inode`](Self::inode).
     pub(crate) fn stored_inode(&self, ino: u32) -> Result<Arc<Inode>> {
         let (block, range) = self.raw_inode(ino)?;
-        Inode::parse(&self.superblock, ino, &block[range]).map(Arc::new)
+        let raw = &block[range];
+        if le16(raw, field::LINKS) == 0 && le16(raw, field::MODE) != 0 && self.unnamed.read().contains(&ino) {
+            return Inode::parse_unnamed(&self.superblock, ino, raw).map(Arc::new);
+        }
+        Inode::parse(&self.superblock, ino, raw).map(Arc::new)
     }
 
     /// Returns an inode by the number that the traits use.
@@ -113,14 +165,18 @@ impl Volume {
     /// # Errors
     /// [`Error::Corrupt`] for a damaged one, and those of reading.
     pub(crate) fn extent_node(&self, inode: &Inode, block: u64, depth: u16) -> Result<Arc<Node>> {
+        let epoch = self.epoch(inode.ino).load(Ordering::Acquire);
         let node = self.nodes.get_or_insert((inode.ino, block), || {
             self.check_block(block, "an extent tree", inode.ino)?;
             let bytes = self.meta.block(block)?;
             let seed = self.superblock.has_metadata_csum().then_some(inode.seed);
             let node = extent::parse_node(inode.ino, &bytes, Some(depth), seed, self.superblock.blocks_count)?;
             let memory = node.memory();
-            Ok((Arc::new(node), memory))
+            Ok::<_, Error>((Arc::new(node), memory))
         })?;
+        if self.epoch(inode.ino).load(Ordering::Acquire) != epoch {
+            self.nodes.remove(&(inode.ino, block));
+        }
         // The cached node may have been reached at another depth, by a tree that leads to one block twice.
         let found = match &*node {
             Node::Leaf(_) => 0,
@@ -152,8 +208,9 @@ impl Volume {
         }
     }
 
-    /// Forgets what was decoded of an inode.
+    /// Forgets what was decoded of an inode, whose bytes were changed already.
     pub(crate) fn forget_inode(&self, ino: u32) {
+        self.epoch(ino).fetch_add(1, Ordering::AcqRel);
         self.inodes.remove(&ino);
     }
 }

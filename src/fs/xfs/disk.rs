@@ -3,11 +3,12 @@
 use super::bmap_tree::Tree;
 use super::extent::{self, MAX_FILE_BLOCK, Mapping};
 use super::inode::{Fork, Inode};
+use super::remap::{self, Remap};
 use super::store::{Kind, Store};
 use super::superblock::Superblock;
 use crate::error::{Error, Result};
 use crate::fs::Ino;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Geometry and metadata of a filesystem.
@@ -18,6 +19,8 @@ pub struct Disk {
     pub store: Store,
     /// Inodes whose extent trees still name their former owner, because the log has them exchanged.
     pub exchanged: HashSet<Ino>,
+    /// Changes of extents that the log promises, by inode.
+    pub remaps: HashMap<Ino, Vec<Remap>>,
 }
 
 /// A fork of an inode.
@@ -41,7 +44,39 @@ impl Disk {
         let mut buf = [0; 2048];
         let bytes = &mut buf[..self.superblock.inode_size as usize];
         let logged = self.store.read(bytes, offset)?;
-        Inode::parse(&self.superblock, ino, bytes, !logged)
+        let inode = Inode::parse(&self.superblock, ino, bytes, !logged)?;
+        match self.remaps.get(&ino) {
+            Some(changes) if !inode.real_time => self.remap(inode, changes),
+            _ => Ok(inode),
+        }
+    }
+
+    /// Does changes of extents that the log promises.
+    fn remap(&self, mut inode: Inode, changes: &[Remap]) -> Result<Inode> {
+        let ino = inode.attr.ino;
+        let of = ForkOf { ino, fork: &inode.data, real_time: false };
+        let mut extents = Vec::new();
+        let mut at = 0;
+        while at < MAX_FILE_BLOCK {
+            let mapping = self.map(of, at)?;
+            // Extents that overlap, or more of them than there are blocks, would make this go on for long.
+            if extents.len() as u64 > self.superblock.data_blocks {
+                return Err(Error::corrupt(
+                    format!("inode {ino}"),
+                    "it has more extents than the filesystem has blocks",
+                ));
+            }
+            extents.extend(mapping.extent.filter(|extent| extent.file_block == at));
+            at = mapping.end;
+        }
+        let mut blocks = 0_i64;
+        for change in changes {
+            blocks = blocks.saturating_add(remap::apply(&self.superblock, &mut extents, change)?);
+        }
+        let sectors = blocks.saturating_mul(i64::from(self.superblock.block_size / 512));
+        inode.attr.blocks = inode.attr.blocks.saturating_add_signed(sectors);
+        inode.data = Fork::Extents(extents.into());
+        Ok(inode)
     }
 
     /// Finds what lies at a block of a fork. A fork that has no blocks is all hole.

@@ -80,8 +80,6 @@ pub struct Inode {
     pub real_time: bool,
     /// Whether it belongs to the filesystem itself and no name leads to it.
     pub internal: bool,
-    /// The blocks of both forks, as the inode counts them.
-    pub blocks: u64,
 }
 
 /// An inode is free: nothing has its number.
@@ -193,7 +191,7 @@ impl Inode {
             flags: shown_flags(flags, more_flags),
         };
         let internal = more_flags & flags2::METADATA != 0;
-        Ok(Self { attr, data, attributes, real_time, internal, blocks })
+        Ok(Self { attr, data, attributes, real_time, internal })
     }
 
     /// Returns about how much memory it takes, in bytes.
@@ -263,4 +261,64 @@ fn shown_flags(flags: u16, more: u64) -> u32 {
     ];
     let shown = pairs.iter().filter(|(disk, _)| flags & disk != 0).fold(0, |shown, (_, linux)| shown | linux);
     shown | if more & flags2::DAX != 0 { linux_flags::DAX } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::{set_be16, set_be32, set_be64};
+
+    fn superblock() -> Superblock {
+        Superblock::parse(&super::super::superblock::tests::bytes(), true).expect("is whole")
+    }
+
+    fn inode(mode: u16, format: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 256];
+        set_be16(&mut bytes, 0, MAGIC);
+        set_be16(&mut bytes, 2, mode);
+        bytes[4] = 2;
+        bytes[5] = format;
+        bytes[83] = 2;
+        bytes
+    }
+
+    #[test]
+    fn a_device_has_its_numbers_and_a_time_before_1970_its_sign() {
+        let mut bytes = inode(0o20_640, 0);
+        set_be32(&mut bytes, 100, 200 << 18 | 70_000);
+        set_be32(&mut bytes, 40, (-5_i32).cast_unsigned());
+        set_be32(&mut bytes, 44, 6);
+        let attr = Inode::parse(&superblock(), 9, &bytes, true).expect("is whole").attr;
+        assert_eq!((attr.file_type, attr.rdev, attr.permissions), (FileType::CharDevice, (200, 70_000), 0o640));
+        assert_eq!(attr.mtime, Timestamp { seconds: -5, nanoseconds: 6 });
+        assert_eq!(attr.btime, None);
+    }
+
+    #[test]
+    fn extents_that_overlap_or_do_not_fit_are_damage_and_a_free_inode_is_not_there() {
+        let mut bytes = inode(0o100_644, 2);
+        set_be32(&mut bytes, 76, 2);
+        for (at, file_block) in [(100, 0), (116, 8)] {
+            set_be64(&mut bytes, at, file_block << 9);
+            set_be64(&mut bytes, at + 8, 50 << 21 | 8);
+        }
+        let data = Inode::parse(&superblock(), 9, &bytes, true).expect("is whole").data;
+        assert!(matches!(data, Fork::Extents(extents) if extents.len() == 2 && extents[1].block == 50));
+        set_be64(&mut bytes, 116, 7 << 9);
+        let error = Inode::parse(&superblock(), 9, &bytes, true).expect_err("they overlap");
+        assert!(matches!(error, Error::Corrupt { .. }));
+        set_be32(&mut bytes, 76, 10);
+        Inode::parse(&superblock(), 9, &bytes, true).expect_err("they do not fit");
+        set_be16(&mut bytes, 2, 0);
+        assert!(Inode::parse(&superblock(), 9, &bytes, true).expect_err("is free").is_errno(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_big_time_counts_from_1901() {
+        let mut bytes = [0; 8];
+        set_be64(&mut bytes, 0, (1 << 31) * 1_000_000_000 + 7);
+        assert_eq!(timestamp(&bytes, 0, true), Timestamp { seconds: 0, nanoseconds: 7 });
+        set_be64(&mut bytes, 0, 1);
+        assert_eq!(timestamp(&bytes, 0, true), Timestamp { seconds: i64::from(i32::MIN), nanoseconds: 1 });
+    }
 }

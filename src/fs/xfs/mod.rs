@@ -22,6 +22,7 @@ mod inode;
 mod inode_tree;
 mod log;
 mod overlay;
+mod remap;
 mod statfs;
 mod store;
 mod superblock;
@@ -38,7 +39,7 @@ use disk::{Disk, ForkOf};
 use inode::{Fork, Inode};
 use inode_tree::Chunk;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use store::Store;
 use superblock::Superblock;
 
@@ -51,6 +52,8 @@ pub struct Xfs {
     info: FsInfo,
     /// Whether the superblock's counters cannot be believed.
     sum_counters: bool,
+    /// How full it is, once somebody asked.
+    counts: OnceLock<StatFs>,
     inodes: Cache<Ino, Arc<Inode>>,
     chunks: Cache<(u32, u32), Chunk>,
 }
@@ -121,10 +124,10 @@ impl Xfs {
         };
         let store = Store::new(runs, replay.overlay, &superblock, options);
         let info = FsInfo { warnings, ..describe(&superblock) };
-        let disk = Disk { superblock, store, exchanged: replay.exchanged };
+        let disk = Disk { superblock, store, exchanged: replay.exchanged, remaps: replay.remaps };
         let sum_counters = replay.changed || replay.unread;
         let (inodes, chunks) = (Cache::new(&options.cache), Cache::new(&options.cache));
-        let filesystem = Self { disk, info, sum_counters, inodes, chunks };
+        let filesystem = Self { disk, info, sum_counters, counts: OnceLock::new(), inodes, chunks };
         if !filesystem.inode(filesystem.root())?.attr.is_dir() {
             return Err(Error::corrupt("superblock", "its root is no directory"));
         }
@@ -200,7 +203,11 @@ impl Filesystem for Xfs {
     }
 
     fn statfs(&self) -> Result<StatFs> {
-        statfs::statfs(&self.disk, self.sum_counters)
+        if let Some(counts) = self.counts.get() {
+            return Ok(*counts);
+        }
+        let counts = statfs::statfs(&self.disk, self.sum_counters)?;
+        Ok(*self.counts.get_or_init(|| counts))
     }
 
     fn root(&self) -> Ino {

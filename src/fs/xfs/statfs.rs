@@ -12,7 +12,7 @@ const SET_ASIDE: u64 = 8;
 /// The greatest number of inodes that Linux counts.
 const MAX_INODES: u64 = (1 << 56) - 1;
 
-/// The counters that a superblock keeps, and the free blocks of them that are not to be had.
+/// The counters that a superblock keeps, and the blocks among the free ones that the trees of free space take.
 struct Counters {
     inodes: u64,
     inodes_free: u64,
@@ -20,21 +20,22 @@ struct Counters {
     kept_back: u64,
 }
 
-/// Returns how full the filesystem is. With `sum` the allocation groups are asked, since the superblock's counters are only
-/// right after a clean unmount.
+/// Returns how full the filesystem is. With `sum` the counters are those of the allocation groups together, since the
+/// superblock's are only right after a clean unmount.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for damaged group headers, and those of reading.
 pub fn statfs(disk: &Disk, sum: bool) -> Result<StatFs> {
     let superblock = &disk.superblock;
+    let groups = sum_groups(disk)?;
     let counters = if sum && superblock.lazy_counters {
-        sum_groups(disk)?
+        groups
     } else {
         Counters {
             inodes: superblock.inodes,
             inodes_free: superblock.inodes_free,
             blocks_free: superblock.blocks_free,
-            kept_back: 0,
+            kept_back: groups.kept_back,
         }
     };
     let log = if superblock.log_start.is_some() { u64::from(superblock.log_blocks) } else { 0 };

@@ -164,11 +164,6 @@ impl Store {
         Ok(())
     }
 
-    /// Returns how many bytes the log's replay changed.
-    pub fn replayed(&self) -> u64 {
-        self.overlay.len()
-    }
-
     /// Hints that a range of metadata will be read soon.
     pub fn prefetch(&self, offset: u64, len: u64) {
         self.device().prefetch(offset, len.min(self.device().size().saturating_sub(offset)));

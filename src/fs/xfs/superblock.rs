@@ -16,9 +16,6 @@ pub const MAGIC: u32 = 0x5846_5342;
 /// The least number of bytes that hold every field.
 pub const MIN_SIZE: usize = 512;
 
-/// The null value of a 64-bit block or inode number.
-pub const NULL_NUMBER: u64 = u64::MAX;
-
 /// Bits of `sb_versionnum`.
 mod version {
     pub const NUMBER_MASK: u16 = 0x000f;
@@ -45,7 +42,6 @@ mod incompat {
     pub const SPARSE_INODES: u32 = 0x0002;
     pub const META_UUID: u32 = 0x0004;
     pub const NEEDS_REPAIR: u32 = 0x0010;
-    pub const METADIR: u32 = 0x0100;
     /// File types, sparse inode chunks, metadata UUID, big times, needs repair, large extent counts, exchange-range,
     /// parent pointers, metadata directories, zoned real-time groups, gaps between zones.
     pub const KNOWN: u32 = 0x07ff;
@@ -77,8 +73,6 @@ pub struct Superblock {
     pub log_start: Option<FsBlock>,
     /// Blocks of the log.
     pub log_blocks: u32,
-    /// The size of a sector of the log, in bytes.
-    pub log_sector_size: u32,
     /// Whether the log is of version 2.
     pub log_v2: bool,
     /// The root directory.
@@ -113,8 +107,6 @@ pub struct Superblock {
     pub sparse_inodes: bool,
     /// Whether there is a B-tree of who owns each block.
     pub reverse_map: bool,
-    /// Whether internal files hang off a metadata directory.
-    pub metadir: bool,
     /// Whether an administrator's tool asks for a repair before the next mount.
     pub needs_repair: bool,
     /// Features that only a writer must know, and that this driver does not.
@@ -208,7 +200,7 @@ impl Superblock {
         let ag_blocks = be32(bytes, 84);
         let ag_count = be32(bytes, 88);
         let ag_block_log = u32::from(bytes[124]);
-        if ag_blocks < 4 || ag_blocks > 1 << 31 || ag_blocks.next_power_of_two().trailing_zeros() != ag_block_log {
+        if !(4..=1 << 31).contains(&ag_blocks) || ag_blocks.next_power_of_two().trailing_zeros() != ag_block_log {
             return Err(corrupt(format!("allocation groups of {ag_blocks} blocks with {ag_block_log} bits")));
         }
         let data_blocks = be64(bytes, 8);
@@ -229,10 +221,6 @@ impl Superblock {
             return Err(corrupt(format!("directory blocks of {dir_block_log} bits more than blocks")));
         }
         let log_start = be64(bytes, 48);
-        let log_sector_size = match be16(bytes, 194) {
-            0 => 512,
-            size => u32::from(size),
-        };
         let superblock = Self {
             block_size,
             block_log,
@@ -242,7 +230,6 @@ impl Superblock {
             label: until_nul(&bytes[108..120]).to_vec(),
             log_start: (log_start != 0).then_some(log_start),
             log_blocks: be32(bytes, 96),
-            log_sector_size,
             log_v2: v5 || versions & version::LOG_V2 != 0,
             root: be64(bytes, 56),
             ag_blocks,
@@ -260,7 +247,6 @@ impl Superblock {
             lazy_counters: v5 || more & features2::LAZY_COUNTERS != 0,
             sparse_inodes: incompat & incompat::SPARSE_INODES != 0,
             reverse_map: v5 && be32(bytes, 212) & RO_COMPAT_REVERSE_MAP != 0,
-            metadir: incompat & incompat::METADIR != 0,
             needs_repair: incompat & incompat::NEEDS_REPAIR != 0,
             unknown_log_features,
             inodes: be64(bytes, 128),
@@ -303,11 +289,6 @@ impl Superblock {
         self.ag_block_offset(ag, within as u32)
     }
 
-    /// Returns the number of a block from its group and its place in it.
-    pub fn fs_block(&self, ag: u32, block: u32) -> FsBlock {
-        u64::from(ag) << self.ag_block_log | u64::from(block)
-    }
-
     /// Returns where an inode lies, in bytes. `None` for a number that no inode can have.
     pub fn inode_offset(&self, ino: Ino) -> Option<u64> {
         let (ag, within) = self.split_inode(ino)?;
@@ -328,4 +309,63 @@ fn field(bytes: &[u8], at: usize) -> [u8; 16] {
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&bytes[at..at + 16]);
     uuid
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::bytes::{set_be16, set_be32, set_be64};
+
+    /// Returns the bytes of a superblock of version 4: 4 groups of 1000 blocks of 1 KiB, less 5, inodes of 256 bytes.
+    pub fn bytes() -> Vec<u8> {
+        let mut bytes = vec![0; 512];
+        set_be32(&mut bytes, 0, MAGIC);
+        set_be32(&mut bytes, 4, 1024);
+        set_be64(&mut bytes, 8, 3995);
+        set_be64(&mut bytes, 48, 1 << 10 | 16);
+        set_be64(&mut bytes, 56, 128);
+        set_be32(&mut bytes, 84, 1000);
+        set_be32(&mut bytes, 88, 4);
+        set_be32(&mut bytes, 96, 100);
+        set_be16(&mut bytes, 100, 0x2004);
+        set_be16(&mut bytes, 102, 512);
+        set_be16(&mut bytes, 104, 256);
+        bytes[120..125].copy_from_slice(&[10, 9, 8, 2, 10]);
+        bytes[108..113].copy_from_slice(b"label");
+        bytes
+    }
+
+    #[test]
+    fn blocks_and_inodes_lie_in_their_groups() {
+        let superblock = Superblock::parse(&bytes(), true).expect("is whole");
+        assert_eq!(superblock.label, b"label");
+        assert_eq!(superblock.ag_length(2), 1000);
+        assert_eq!(superblock.ag_length(3), 995);
+        assert_eq!(superblock.block_offset(2 << 10 | 7, 993), Some(2007 << 10));
+        assert_eq!(superblock.block_offset(2 << 10 | 7, 994), None);
+        assert_eq!(superblock.block_offset(3 << 10 | 994, 1), Some(3994 << 10));
+        assert_eq!(superblock.block_offset(3 << 10 | 995, 1), None);
+        assert_eq!(superblock.block_offset(u64::MAX, 1), None);
+        assert_eq!(superblock.inode_offset(1 << 12 | 41), Some((1010 << 10) + 256));
+        assert_eq!(superblock.inode_offset(4 << 12), None);
+        assert_eq!(superblock.inode_offset(u64::MAX), None);
+    }
+
+    #[test]
+    fn geometry_that_cannot_be_is_damage_and_an_unknown_feature_is_named() {
+        for (at, value) in [(4, 1000), (4, 0), (84, 0), (88, 0), (88, 5), (84, 2000), (60, 0xffff_ffff)] {
+            let mut bytes = bytes();
+            set_be32(&mut bytes, at, value);
+            assert!(matches!(Superblock::parse(&bytes, true), Err(Error::Corrupt { .. })), "{value} at {at}");
+        }
+        let mut newer = bytes();
+        set_be16(&mut newer, 100, 0x2006);
+        assert!(matches!(Superblock::parse(&newer, true), Err(Error::Unsupported(_))));
+        set_be16(&mut newer, 100, 0x2005);
+        set_be16(&mut newer, 104, 512);
+        set_be32(&mut newer, 216, 1 << 30);
+        assert!(matches!(Superblock::parse(&newer, true), Err(Error::Corrupt { .. })), "its checksum is wrong");
+        let error = Superblock::parse(&newer, false).expect_err("has an unknown feature");
+        assert!(error.to_string().contains("bit 30"), "{error}");
+    }
 }

@@ -1,7 +1,7 @@
 //! The BSDs: pkg of FreeBSD in `/var/db/pkg/local.sqlite`, and the folders of OpenBSD's packages and of pkgsrc.
 
 use super::sqlite::Database;
-use super::{MAX_PACKAGES, prose};
+use super::{Collected, prose};
 use crate::error::Result;
 use crate::inspect::read::{Guest, join, tidy};
 use crate::inspect::types::Package;
@@ -9,9 +9,8 @@ use crate::inspect::types::Package;
 const LOCAL: &str = "/var/db/pkg/local.sqlite";
 
 /// Reads the databases of the BSDs.
-pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
-    let mut packages = Vec::new();
-    if let Err(error) = freebsd(guest, &mut packages) {
+pub(super) fn read(guest: &Guest<'_>, all: &mut Collected) {
+    if let Err(error) = freebsd(guest, all) {
         guest.warn_of(LOCAL, &error);
     }
     for folder in ["/var/db/pkg", "/usr/pkg/pkgdb", "/usr/pkg/var/db/pkg"] {
@@ -23,21 +22,17 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
             else {
                 continue;
             };
-            packages.push(Package {
+            all.push(Package {
                 name: name.to_owned(),
                 version: version.to_owned(),
                 summary: guest.first_line(join(&path, "+COMMENT")).unwrap_or_default(),
                 ..Package::default()
             });
-            if packages.len() >= MAX_PACKAGES {
-                return packages;
-            }
         }
     }
-    packages
 }
 
-fn freebsd(guest: &Guest<'_>, packages: &mut Vec<Package>) -> Result<()> {
+fn freebsd(guest: &Guest<'_>, packages: &mut Collected) -> Result<()> {
     let Some(database) = Database::open(guest, LOCAL)? else { return Ok(()) };
     let Some(table) = database.table(b"packages")? else { return Ok(()) };
     database.rows(&table, &mut |row| {
@@ -55,12 +50,13 @@ fn freebsd(guest: &Guest<'_>, packages: &mut Vec<Package>) -> Result<()> {
             source: text("origin"),
             ..Package::default()
         });
-        packages.len() < MAX_PACKAGES
+        !packages.is_full()
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::of;
     use super::*;
     use crate::inspect::fixture::Fixture;
 
@@ -71,7 +67,7 @@ mod tests {
             .file("var/db/pkg/bash-5.2.15/+COMMENT", "GNU Bourne Again Shell\n")
             .dir("var/db/pkg/other-1")
             .tree();
-        let packages = read(&Guest::new(&tree));
+        let packages = of(&Guest::new(&tree), read);
         assert_eq!(packages.len(), 1);
         assert_eq!((packages[0].name.as_str(), packages[0].version.as_str()), ("bash", "5.2.15"));
     }

@@ -3,7 +3,7 @@
 //! The form is specified in deb-control(5) and dpkg-query(1): paragraphs of `Field: value` lines, further lines of a
 //! field begin with a space.
 
-use super::{MAX_PACKAGES, number, prose, split_version, text};
+use super::{Collected, number, prose, split_version, text};
 use crate::fs::Attr;
 use crate::inspect::read::{DATABASE, Guest};
 use crate::inspect::types::Package;
@@ -11,25 +11,23 @@ use crate::inspect::types::Package;
 const INFO: &str = "/var/lib/dpkg/info";
 
 /// Reads the databases of dpkg and opkg.
-pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
-    let mut packages = Vec::new();
+pub(super) fn read(guest: &Guest<'_>, all: &mut Collected) {
     if let Some(bytes) = guest.read("/var/lib/dpkg/status", DATABASE) {
-        parse(&bytes, &mut packages);
-        install_times(guest, &mut packages);
+        parse(&bytes, all);
+        install_times(guest, &mut all.packages);
     }
     for path in guest.list_ending("/var/lib/dpkg/status.d", "") {
-        if path.ends_with(b".md5sums") || packages.len() >= MAX_PACKAGES {
+        if path.ends_with(b".md5sums") || all.is_full() {
             continue;
         }
         let Some(bytes) = guest.read(&path, DATABASE) else { continue };
-        parse(&bytes, &mut packages);
+        parse(&bytes, all);
     }
     for path in ["/usr/lib/opkg/status", "/var/lib/opkg/status"] {
         if let Some(bytes) = guest.read(path, DATABASE) {
-            parse(&bytes, &mut packages);
+            parse(&bytes, all);
         }
     }
-    packages
 }
 
 /// The fields of a paragraph, as they stand in the file.
@@ -50,11 +48,11 @@ struct Paragraph<'a> {
 }
 
 /// Adds the packages of a status file that are installed.
-fn parse(bytes: &[u8], packages: &mut Vec<Package>) {
+fn parse(bytes: &[u8], packages: &mut Collected) {
     let mut paragraph = Paragraph::default();
     let mut in_description = false;
     let mut at = 0;
-    while at < bytes.len() && packages.len() < MAX_PACKAGES {
+    while at < bytes.len() && !packages.is_full() {
         let rest = &bytes[at..];
         let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
         let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
@@ -97,8 +95,8 @@ fn parse(bytes: &[u8], packages: &mut Vec<Package>) {
     finish(&paragraph, bytes, packages);
 }
 
-fn finish(paragraph: &Paragraph<'_>, bytes: &[u8], packages: &mut Vec<Package>) {
-    if paragraph.name.is_empty() || packages.len() >= MAX_PACKAGES {
+fn finish(paragraph: &Paragraph<'_>, bytes: &[u8], packages: &mut Collected) {
+    if paragraph.name.is_empty() {
         return;
     }
     // Images without dpkg have no states: what is there is installed.
@@ -162,6 +160,7 @@ fn join_name(parts: &[&str]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::of;
     use super::*;
     use crate::inspect::fixture::Fixture;
 
@@ -181,7 +180,7 @@ mod tests {
             .file_at("var/lib/dpkg/info/libc6:amd64.list", "/.\n", 1_700_000_001)
             .tree();
         let guest = Guest::new(&tree);
-        let packages = read(&guest);
+        let packages = of(&guest, read);
         assert_eq!(packages.len(), 2);
         let adduser = &packages[0];
         assert_eq!(
@@ -206,7 +205,7 @@ mod tests {
             .fifo("var/lib/dpkg/status.d/pipe")
             .tree();
         let guest = Guest::new(&tree);
-        let packages = read(&guest);
+        let packages = of(&guest, read);
         assert_eq!(packages.iter().map(|package| package.name.as_str()).collect::<Vec<_>>(), ["base-files"]);
         assert_eq!(guest.into_warnings().len(), 1);
     }
@@ -216,9 +215,9 @@ mod tests {
         for bytes in
             [&b"\n\n\n"[..], b"Package", b"Package:\n", b": \n", b" x\n y", b"Description: a\n b", b"\xff\xfe\n\0"]
         {
-            let mut packages = Vec::new();
+            let mut packages = Collected::default();
             parse(bytes, &mut packages);
-            assert_eq!(packages, []);
+            assert_eq!(packages.packages, []);
         }
     }
 }

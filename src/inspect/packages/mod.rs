@@ -12,28 +12,65 @@ mod sqlite;
 use super::read::{Guest, tidy};
 use super::types::Package;
 
-/// The most packages that are kept.
+/// The most packages that are kept, and the most memory that they take, in bytes.
 const MAX_PACKAGES: usize = 1 << 18;
+const MAX_MEMORY: usize = 128 << 20;
 
 /// The longest description that is kept, in bytes.
 const MAX_DESCRIPTION: usize = 16 << 10;
 
+/// Packages that are being collected, up to a bound.
+#[derive(Default)]
+struct Collected {
+    packages: Vec<Package>,
+    memory: usize,
+}
+
+impl Collected {
+    /// Keeps a package, unless there are too many.
+    fn push(&mut self, package: Package) {
+        if self.is_full() {
+            return;
+        }
+        let texts = [&package.name, &package.version, &package.summary, &package.description, &package.url];
+        let more = [&package.release, &package.arch, &package.publisher, &package.source, &package.install_path];
+        let text: usize = texts.iter().chain(&more).map(|text| text.capacity()).sum();
+        self.memory += size_of::<Package>() + text;
+        self.packages.push(package);
+    }
+
+    fn is_full(&self) -> bool {
+        self.packages.len() >= MAX_PACKAGES || self.memory >= MAX_MEMORY
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packages.is_empty()
+    }
+}
+
 /// Reads every database that is there.
 pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
-    let mut packages = dpkg::read(guest);
-    packages.extend(rpm::read(guest));
-    packages.extend(apk::read(guest));
-    packages.extend(pacman::read(guest));
-    if packages.is_empty() {
-        packages.extend(portage::read(guest));
-        packages.extend(slackware::read(guest));
-        packages.extend(bsd::read(guest));
+    let mut all = Collected::default();
+    for read in [dpkg::read, rpm::read, apk::read, pacman::read] {
+        read(guest, &mut all);
     }
-    if packages.len() >= MAX_PACKAGES {
-        guest.warn(format!("more than {MAX_PACKAGES} packages, the others are left out"));
-        packages.truncate(MAX_PACKAGES);
+    if all.is_empty() {
+        for read in [portage::read, slackware::read, bsd::read] {
+            read(guest, &mut all);
+        }
     }
-    packages
+    if all.is_full() {
+        guest.warn(format!("only the first {} packages are told, there are too many", all.packages.len()));
+    }
+    all.packages
+}
+
+/// Returns what one of the databases holds.
+#[cfg(test)]
+fn of(guest: &Guest<'_>, read: fn(&Guest<'_>, &mut Collected)) -> Vec<Package> {
+    let mut all = Collected::default();
+    read(guest, &mut all);
+    all.packages
 }
 
 /// Takes a version of the form `epoch:version-release` apart.

@@ -2,20 +2,20 @@
 //!
 //! The form is specified by libalpm's source (`be_local.c`).
 
-use super::{MAX_PACKAGES, number, split_version, text};
+use super::{Collected, number, split_version, text};
 use crate::inspect::read::{Guest, SMALL, join};
 use crate::inspect::types::Package;
 
 const LOCAL: &str = "/var/lib/pacman/local";
 
 /// Reads the database of pacman.
-pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
-    let mut packages = Vec::new();
-    for folder in guest.list(LOCAL).into_iter().filter(|name| name != b"ALPM_DB_VERSION").take(MAX_PACKAGES) {
+pub(super) fn read(guest: &Guest<'_>, all: &mut Collected) {
+    for folder in guest.list(LOCAL).into_iter().filter(|name| name != b"ALPM_DB_VERSION") {
         let Some(bytes) = guest.read(join(join(LOCAL, folder), "desc"), SMALL) else { continue };
-        packages.extend(parse(&bytes));
+        if let Some(package) = parse(&bytes) {
+            all.push(package);
+        }
     }
-    packages
 }
 
 fn parse(bytes: &[u8]) -> Option<Package> {
@@ -52,6 +52,7 @@ fn parse(bytes: &[u8]) -> Option<Package> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::of;
     use super::*;
     use crate::inspect::fixture::Fixture;
 
@@ -65,7 +66,7 @@ mod tests {
             .file("var/lib/pacman/local/linux-6.6.7.arch1-1/desc", desc)
             .dir("var/lib/pacman/local/empty-1")
             .tree();
-        let packages = read(&Guest::new(&tree));
+        let packages = of(&Guest::new(&tree), read);
         assert_eq!(packages.len(), 1);
         assert_eq!((packages[0].name.as_str(), packages[0].full_version().as_str()), ("linux", "6.6.7.arch1-1"));
         assert_eq!((packages[0].size, packages[0].install_time), (Some(135_000_000), Some(1_702_600_000)));

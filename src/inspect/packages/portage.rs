@@ -2,15 +2,18 @@
 //!
 //! The form is specified by the Package Manager Specification (names and versions) and Portage's documentation (vdb).
 
-use super::MAX_PACKAGES;
+use super::Collected;
 use crate::inspect::read::{Guest, join, tidy};
 use crate::inspect::types::Package;
 
 const INSTALLED: &str = "/var/db/pkg";
 
+/// The most folders of packages that are looked at.
+const MAX_FOLDERS: usize = 1 << 16;
+
 /// Reads the database of Portage.
-pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
-    let mut packages = Vec::new();
+pub(super) fn read(guest: &Guest<'_>, all: &mut Collected) {
+    let mut looked_at = 0;
     for category in guest.list(INSTALLED) {
         // What the BSDs keep in this folder has no categories.
         if !category.contains(&b'-') && category != b"virtual" {
@@ -18,8 +21,9 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
         }
         let folder = join(INSTALLED, &category);
         for package in guest.list(&folder) {
-            if packages.len() >= MAX_PACKAGES {
-                return packages;
+            looked_at += 1;
+            if looked_at > MAX_FOLDERS {
+                return;
             }
             let path = join(&folder, &package);
             let full = tidy(&package);
@@ -28,7 +32,7 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
                 continue;
             }
             let fact = |name: &str| guest.first_line(join(&path, name));
-            packages.push(Package {
+            all.push(Package {
                 name: format!("{}/{name}", tidy(&category)),
                 version: version.to_owned(),
                 release: release.to_owned(),
@@ -41,7 +45,6 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
             });
         }
     }
-    packages
 }
 
 /// Takes `name-version-rN` apart. The version begins at the last hyphen before a digit.
@@ -57,6 +60,7 @@ fn split(full: &str) -> Option<(&str, &str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::of;
     use super::*;
     use crate::inspect::fixture::Fixture;
 
@@ -69,7 +73,7 @@ mod tests {
             .file("var/db/pkg/sys-apps/portage-3.0.61-r1/BUILD_TIME", "1700000000\n")
             .dir("var/db/pkg/sys-apps/-MERGING-x")
             .tree();
-        let packages = read(&Guest::new(&tree));
+        let packages = of(&Guest::new(&tree), read);
         assert_eq!(packages.len(), 1);
         assert_eq!(packages[0].name, "sys-apps/portage");
         assert_eq!(packages[0].full_version(), "3.0.61-r1");

@@ -1,15 +1,14 @@
 //! Slackware: a file for each package below `/var/lib/pkgtools/packages`, named `name-version-arch-build`.
 
-use super::MAX_PACKAGES;
+use super::Collected;
 use crate::inspect::read::{Guest, join, tidy};
 use crate::inspect::types::Package;
 
 /// Reads the database of pkgtools.
-pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
+pub(super) fn read(guest: &Guest<'_>, all: &mut Collected) {
     let folders = ["/var/lib/pkgtools/packages", "/var/log/packages"];
-    let Some(folder) = folders.iter().find(|folder| guest.is_dir(folder)) else { return Vec::new() };
-    let mut packages = Vec::new();
-    for file in guest.list(folder).into_iter().take(MAX_PACKAGES) {
+    let Some(folder) = folders.iter().find(|folder| guest.is_dir(folder)) else { return };
+    for file in guest.list(folder) {
         let full = tidy(&file);
         let mut parts = full.rsplitn(4, '-');
         let (Some(release), Some(arch), Some(version), Some(name)) =
@@ -21,7 +20,7 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
         let size = text.lines().find_map(|line| line.strip_prefix("UNCOMPRESSED PACKAGE SIZE:"));
         let heading = format!("{name}: ");
         let summary = text.lines().find_map(|line| line.strip_prefix(&heading)).unwrap_or_default();
-        packages.push(Package {
+        all.push(Package {
             name: name.to_owned(),
             version: version.to_owned(),
             release: release.to_owned(),
@@ -31,7 +30,6 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
             ..Package::default()
         });
     }
-    packages
 }
 
 /// Reads a size such as `5690K` or `1.5M`.
@@ -49,6 +47,7 @@ fn bytes_of(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::of;
     use super::*;
     use crate::inspect::fixture::Fixture;
 
@@ -57,7 +56,7 @@ mod tests {
         let text = "PACKAGE NAME:     aaa_base-14.2-x86_64-5\nUNCOMPRESSED PACKAGE SIZE:     90K\n\
             PACKAGE DESCRIPTION:\naaa_base: aaa_base (Basic Linux filesystem)\n";
         let tree = Fixture::new().file("var/log/packages/xf86-video-ati-14.2-x86_64-5", text).dir("var/log/x").tree();
-        let packages = read(&Guest::new(&tree));
+        let packages = of(&Guest::new(&tree), read);
         assert_eq!(packages.len(), 1);
         assert_eq!((packages[0].name.as_str(), packages[0].full_version().as_str()), ("xf86-video-ati", "14.2-5"));
         assert_eq!(packages[0].size, Some(90 * 1024));

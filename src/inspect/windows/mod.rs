@@ -6,7 +6,7 @@ mod sam;
 mod software;
 mod system;
 
-use super::read::{Guest, join, tidy};
+use super::read::{Guest, Ini, join, tidy};
 use super::types::{BootEntry, BootLoader, Details, Kind, Package, System, WindowsSystem};
 use super::{elf, osinfo};
 use crate::error::Result;
@@ -82,6 +82,22 @@ pub(super) fn look(guest: &Guest<'_>) -> Option<System> {
     }
     system.windows = Some(windows);
     system.osinfo = osinfo::of(&system);
+    Some(system)
+}
+
+/// Describes the media that Windows is installed from. Its files are in archives, so little is told.
+pub(super) fn media(guest: &Guest<'_>) -> Option<System> {
+    let has = |path: &str| insensitive(guest, path).is_some();
+    if !has("/setup.exe") && !has("/bootmgr")
+        || !["wim", "esd", "swm"].iter().any(|end| has(&format!("/sources/install.{end}")))
+    {
+        return None;
+    }
+    let mut system = System::new(Kind::Windows, "windows");
+    system.installer = true;
+    let host = insensitive(guest, "/sources/cversion.ini").and_then(|path| guest.text(path));
+    let build = host.and_then(|text| Ini::parse(&text).get("HostBuild", "MinServer").map(str::to_owned));
+    system.build_id = build.and_then(|build| build.split('.').next().map(str::to_owned));
     Some(system)
 }
 

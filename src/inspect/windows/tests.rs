@@ -88,6 +88,16 @@ fn the_folder_of_windows_may_have_another_name() {
 }
 
 #[test]
+fn installation_media_are_known() {
+    let fixture = Fixture::new().file("SETUP.EXE", "").file("Sources/Install.wim", "").file("bootmgr", "");
+    let tree =
+        fixture.file("sources2", "").file("Sources/cversion.ini", "[HostBuild]\r\nMinServer=22000.100\r\n").tree();
+    let system = crate::inspect::look(&tree).expect("readable").expect("Windows");
+    assert_eq!((system.installer, system.build_id.as_deref()), (true, Some("22000")));
+    assert_eq!(crate::inspect::details(&tree, &system), Details::default());
+}
+
+#[test]
 fn damaged_hives_are_said_and_the_rest_is_told() {
     let tree = windows().file("Windows/system32/config/SOFTWARE", "regf").fifo("Windows/system32/config/SAM").tree();
     let guest = Guest::new(&tree);

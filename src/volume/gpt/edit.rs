@@ -111,7 +111,7 @@ impl Editor {
         let mut used: Vec<(u64, u64)> = self
             .entries
             .iter()
-            .filter(|entry| Self::is_used(*entry))
+            .filter(|entry| Self::is_used(entry))
             .map(|entry| (le64(entry, 32), le64(entry, 40)))
             .collect();
         used.sort_unstable();

@@ -7,19 +7,18 @@ mod bdb;
 mod header;
 mod ndb;
 
-use super::MAX_PACKAGES;
+use super::Collected;
 use super::sqlite::Database;
 use crate::error::Result;
 use crate::inspect::read::Guest;
-use crate::inspect::types::Package;
 
 /// The folders that the database may lie in; some are links to others.
 const FOLDERS: [&str; 3] = ["/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm"];
 
 /// Reads the database of rpm. Where it is damaged, what was read before is kept.
-pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
+pub(super) fn read(guest: &Guest<'_>, all: &mut Collected) {
     for folder in FOLDERS {
-        let mut packages = Vec::new();
+        let before = all.packages.len();
         let forms: [(&str, Form); 3] = [("rpmdb.sqlite", sqlite), ("Packages.db", ndb::read), ("Packages", bdb::read)];
         for (name, form) in forms {
             let path = format!("{folder}/{name}");
@@ -29,10 +28,10 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
             let mut damaged = 0;
             let read = form(guest, &path, &mut |blob| {
                 match header::package(blob) {
-                    Ok(package) => packages.push(package),
+                    Ok(package) => all.push(package),
                     Err(_) => damaged += 1,
                 }
-                packages.len() < MAX_PACKAGES
+                !all.is_full()
             });
             if let Err(error) = read {
                 guest.warn_of(&path, &error);
@@ -40,13 +39,12 @@ pub(super) fn read(guest: &Guest<'_>) -> Vec<Package> {
             if damaged > 0 {
                 guest.warn(format!("{path}: {damaged} headers are damaged"));
             }
-            if !packages.is_empty() {
-                packages.sort_by(|one, other| one.name.cmp(&other.name));
-                return packages;
+            if all.packages.len() > before {
+                all.packages[before..].sort_by(|one, other| one.name.cmp(&other.name));
+                return;
             }
         }
     }
-    Vec::new()
 }
 
 /// Shows the headers of a database until the visitor returns false.

@@ -1,0 +1,419 @@
+//! Writing to regular files.
+//!
+//! Contents go straight to the device, one write for each run of blocks; then one operation names the new blocks, marks
+//! them as taken and sets the size, so that a crash shows either all of a piece or nothing of it.
+
+use super::super::features::{incompat, ro_compat};
+use super::super::inode::{Inode, flag};
+use super::super::mapping::Place;
+use super::super::superblock::field as super_field;
+use super::alloc::Run;
+use super::core::{CREDITS, Core};
+use super::edit::{InodeEdit, now};
+use super::inodes::{Inner, Window};
+use super::{inline, mapping, xattrs};
+use crate::bytes::{le32, set_le32};
+use crate::error::{Error, Result};
+use crate::fs::FileType;
+use std::sync::Arc;
+
+/// How many runs of blocks one operation adds at most.
+const PIECES: usize = 16;
+/// The most space that is set aside for the next writes of a file, in bytes.
+const WINDOW: u64 = 8 << 20;
+/// The smallest first write of a file that others are expected to follow, in bytes.
+const STREAM: u64 = 64 << 10;
+/// The most that is put together in memory to be one write, in bytes.
+const JOINED: usize = 128 << 10;
+
+/// Blocks of a file that were written and are to be named.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// The first block of the file.
+    pub(super) logical: u64,
+    pub(super) run: Run,
+    /// They are the file's already, and only count as not written.
+    pub(super) is_known: bool,
+}
+
+/// Checks that an inode is a regular file that may be written.
+///
+/// # Errors
+/// `EISDIR`, `EINVAL`, `EPERM`, `ENOKEY`.
+pub(super) fn check(inode: &Inode) -> Result<()> {
+    match inode.file_type() {
+        FileType::Regular => {}
+        FileType::Directory => return Err(Error::Errno(libc::EISDIR)),
+        _ => return Err(Error::Errno(libc::EINVAL)),
+    }
+    if inode.has_flag(flag::IMMUTABLE) || inode.has_flag(flag::VERITY) {
+        return Err(Error::Errno(libc::EPERM));
+    }
+    if inode.has_flag(flag::ENCRYPT) {
+        return Err(Error::Errno(libc::ENOKEY));
+    }
+    Ok(())
+}
+
+/// Returns the largest size that a file may have, in bytes.
+pub(super) fn max_size(core: &Core, uses_extents: bool) -> u64 {
+    let superblock = &core.volume.superblock;
+    let bits = superblock.block_bits();
+    if uses_extents {
+        return u64::from(u32::MAX) << bits;
+    }
+    let per_block = u64::from(superblock.block_size) / 4;
+    let reached = 12 + per_block + per_block.pow(2) + per_block.pow(3);
+    let tables = 1 + (1 + per_block) + (1 + per_block + per_block.pow(2));
+    // Without huge_file, all blocks of a file, its tables too, are counted in 32 bits of sectors.
+    let counted = if superblock.has_ro_compat(ro_compat::HUGE_FILE) {
+        u64::MAX
+    } else {
+        (u64::from(u32::MAX) >> (bits - 9)).saturating_sub(tables)
+    };
+    reached.min(counted) << bits
+}
+
+/// Writes to a regular file; returns how many bytes, fewer only when space runs out on the way.
+///
+/// # Errors
+/// As [`FilesystemWrite::write`](crate::fs::FilesystemWrite::write).
+pub(super) fn write(core: &Core, ino: u32, offset: u64, data: &[u8], keep_set_id: bool) -> Result<usize> {
+    let state = core.state(ino);
+    let mut inner = state.lock.lock();
+    let inode = core.volume.inode(ino)?;
+    check(&inode)?;
+    if inode.has_flag(flag::APPEND) && offset < inode.size {
+        return Err(Error::Errno(libc::EPERM));
+    }
+    if data.is_empty() {
+        return Ok(0);
+    }
+    core.check_writable()?;
+    let limit = max_size(core, inode.uses_extents() || inode.is_inline());
+    if offset >= limit {
+        return Err(Error::Errno(libc::EFBIG));
+    }
+    let data = &data[..(limit - offset).min(data.len() as u64) as usize];
+    if !keep_set_id {
+        xattrs::drop_capability(core, &state, &inode)?;
+    }
+    if inode.is_inline() {
+        if let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)? {
+            state.touch(tid);
+            return Ok(data.len());
+        }
+        state.touch(inline::move_out(core, ino, &mut inner)?);
+    }
+    if offset > inode.size {
+        zero_after_end(core, &*core.volume.inode(ino)?)?;
+    }
+    let mut done = 0;
+    while done < data.len() {
+        match write_pieces(core, ino, &mut inner, offset + done as u64, &data[done..], keep_set_id) {
+            Ok((count, tid)) => {
+                state.touch(tid);
+                done += count;
+            }
+            Err(error) if done > 0 && error.is_errno(libc::ENOSPC) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes the first pieces of `data`; returns how many bytes they have.
+fn write_pieces(
+    core: &Core,
+    ino: u32,
+    inner: &mut Inner,
+    offset: u64,
+    data: &[u8],
+    keep_set_id: bool,
+) -> Result<(usize, super::store::Tid)> {
+    let (inode, edit) = core.edit(ino)?;
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut done = 0;
+    // What was written in place before the first piece, which stays whatever becomes of the pieces.
+    let mut in_place = 0;
+    let give_back = |pieces: &[Piece]| {
+        for piece in pieces.iter().filter(|piece| !piece.is_known) {
+            core.alloc.unclaim(piece.run);
+        }
+    };
+    while done < data.len() && pieces.len() < PIECES {
+        let at = offset + done as u64;
+        match write_piece(core, &inode, inner, at, &data[done..], offset + data.len() as u64, !pieces.is_empty()) {
+            Ok((0, _)) => break,
+            Ok((count, piece)) => {
+                if let Some(piece) = piece {
+                    match pieces.last_mut() {
+                        Some(last)
+                            if last.is_known == piece.is_known
+                                && last.run.end() == piece.run.start
+                                && last.logical + u64::from(last.run.len) == piece.logical =>
+                        {
+                            last.run.len += piece.run.len;
+                        }
+                        _ => pieces.push(piece),
+                    }
+                } else {
+                    in_place += count;
+                }
+                done += count;
+            }
+            Err(error) if done > 0 && error.is_errno(libc::ENOSPC) => break,
+            Err(error) => {
+                give_back(&pieces);
+                return Err(error);
+            }
+        }
+    }
+    let name = |pieces: &[Piece], end: u64| {
+        core.transact(CREDITS + 5 * pieces.len() as u32, |op| {
+            let mut edit = edit.clone();
+            op.ordered();
+            if !pieces.is_empty() {
+                op.gate(ino);
+            }
+            for piece in pieces {
+                if piece.is_known {
+                    mapping::mark_written(op, &mut edit, piece.logical, piece.run.start, piece.run.len)?;
+                } else {
+                    op.adopt(piece.run);
+                    mapping::insert(op, &mut edit, piece.logical, piece.run, false)?;
+                }
+            }
+            if end > inode.size {
+                edit.set_size(end);
+                note_large(op, end)?;
+            }
+            let time = now();
+            edit.set_mtime(time);
+            edit.set_ctime(time);
+            if !keep_set_id {
+                drop_set_id(&mut edit);
+            }
+            op.put(edit);
+            Ok(())
+        })
+    };
+    match name(&pieces, offset + done as u64) {
+        Ok(((), tid)) => Ok((done, tid)),
+        Err(error) => {
+            give_back(&pieces);
+            if in_place == 0 || !error.is_errno(libc::ENOSPC) {
+                return Err(error);
+            }
+            let ((), tid) = name(&[], offset + in_place as u64)?;
+            Ok((in_place, tid))
+        }
+    }
+}
+
+/// Writes the first stretch of `data` to the device; returns how many bytes that was, and the blocks to be named. Where
+/// `only_new` is set, nothing is written over what the file has already.
+fn write_piece(
+    core: &Core,
+    inode: &Inode,
+    inner: &mut Inner,
+    offset: u64,
+    data: &[u8],
+    write_end: u64,
+    only_new: bool,
+) -> Result<(usize, Option<Piece>)> {
+    let bits = core.volume.superblock.block_bits();
+    let device = core.store.device();
+    let logical = offset >> bits;
+    let inside = offset & ((1 << bits) - 1);
+    let last = (offset + data.len() as u64 - 1) >> bits;
+    let stretch = core.volume.stretch(inode, logical)?;
+    let want = stretch.end.min(last + 1) - logical;
+    let bytes_of = |blocks: u64| ((blocks << bits) - inside).min(data.len() as u64) as usize;
+    match stretch.place {
+        Place::Block(_) if only_new => Ok((0, None)),
+        Place::Block(block) => {
+            let count = bytes_of(want);
+            device.write_at(&data[..count], (block << bits) + inside)?;
+            Ok((count, None))
+        }
+        Place::Unwritten(block) => {
+            let count = bytes_of(want);
+            write_padded(core, block, inside, &data[..count])?;
+            let run = Run { start: block, len: want as u32 };
+            Ok((count, Some(Piece { logical, run, is_known: true })))
+        }
+        Place::Hole => {
+            let run = claim_data(core, inode, inner, logical, want, stretch.end, write_end)?;
+            let count = bytes_of(u64::from(run.len));
+            if let Err(error) = write_padded(core, run.start, inside, &data[..count]) {
+                core.alloc.unclaim(run);
+                return Err(error);
+            }
+            Ok((count, Some(Piece { logical, run, is_known: false })))
+        }
+    }
+}
+
+/// Writes to fresh blocks from byte `inside` of the first one on, with zeroes before and after, up to whole blocks.
+fn write_padded(core: &Core, block: u64, inside: u64, data: &[u8]) -> Result<()> {
+    let device = core.store.device();
+    let bits = core.volume.superblock.block_bits();
+    let size = 1_usize << bits;
+    let inside = inside as usize;
+    let whole = (inside + data.len()).next_multiple_of(size);
+    let start = block << bits;
+    if whole == data.len() {
+        return device.write_at(data, start);
+    }
+    if whole <= JOINED {
+        let mut bytes = vec![0; whole];
+        bytes[inside..inside + data.len()].copy_from_slice(data);
+        return device.write_at(&bytes, start);
+    }
+    let mut rest = data;
+    let mut at = start;
+    if inside > 0 {
+        let (head, tail) = data.split_at((size - inside).min(data.len()));
+        let mut bytes = vec![0; size];
+        bytes[inside..inside + head.len()].copy_from_slice(head);
+        device.write_at(&bytes, at)?;
+        rest = tail;
+        at += size as u64;
+    }
+    let (middle, end) = rest.split_at(rest.len() / size * size);
+    device.write_at(middle, at)?;
+    if !end.is_empty() {
+        let mut bytes = vec![0; size];
+        bytes[..end.len()].copy_from_slice(end);
+        device.write_at(&bytes, at + middle.len() as u64)?;
+    }
+    Ok(())
+}
+
+/// Claims blocks for a hole of a file that begins with its block `logical` and goes to before `hole_end`.
+fn claim_data(
+    core: &Core,
+    inode: &Inode,
+    inner: &mut Inner,
+    logical: u64,
+    want: u64,
+    hole_end: u64,
+    write_end: u64,
+) -> Result<Run> {
+    let bits = core.volume.superblock.block_bits();
+    let want = want.min(u64::from(u32::MAX / 2)) as u32;
+    if let Some(window) = inner.window.take() {
+        if window.logical == logical {
+            let len = window.run.len.min(want);
+            if window.run.len > len {
+                inner.window = Some(Window {
+                    logical: logical + u64::from(len),
+                    run: Run { start: window.run.start + u64::from(len), len: window.run.len - len },
+                });
+            }
+            return Ok(Run { start: window.run.start, len });
+        }
+        core.alloc.unclaim(window.run);
+    }
+    // Only what is written at the end of a file is likely to go on.
+    let is_end = hole_end == u64::MAX && write_end >= inode.size;
+    let ahead = if !is_end || logical == 0 && u64::from(want) << bits < STREAM {
+        0
+    } else {
+        logical.max(u64::from(want)).clamp(8, WINDOW >> bits) as u32
+    };
+    let run = core.claim(goal(core, inode, logical)?, want.saturating_add(ahead))?;
+    if run.len <= want {
+        return Ok(run);
+    }
+    inner.window = Some(Window {
+        logical: logical + u64::from(want),
+        run: Run { start: run.start + u64::from(want), len: run.len - want },
+    });
+    Ok(Run { start: run.start, len: want })
+}
+
+/// Returns where a block of a file should lie best.
+pub(super) fn goal(core: &Core, inode: &Inode, logical: u64) -> Result<u64> {
+    if logical > 0 {
+        let before = core.volume.stretch(inode, logical - 1)?;
+        if let Place::Block(block) | Place::Unwritten(block) = before.place {
+            return Ok(block + 1);
+        }
+    }
+    Ok(core.alloc.goal_of_inode(inode.ino))
+}
+
+/// Makes what lies after the end of a file in its last block zeroes.
+///
+/// # Errors
+/// Those of a damaged tree and of the device.
+pub(super) fn zero_after_end(core: &Core, inode: &Inode) -> Result<()> {
+    let size = u64::from(core.volume.superblock.block_size);
+    let end = inode.size.next_multiple_of(size);
+    zero_within(core, inode, inode.size, end)
+}
+
+/// Writes zeroes to the blocks of a file between two bytes, where it has any that were written.
+///
+/// # Errors
+/// Those of a damaged tree and of the device.
+pub(super) fn zero_within(core: &Core, inode: &Inode, from: u64, to: u64) -> Result<()> {
+    let bits = core.volume.superblock.block_bits();
+    let mut at = from;
+    while at < to {
+        let stretch = core.volume.stretch(inode, at >> bits)?;
+        let end = if stretch.end > (to - 1) >> bits { to } else { stretch.end << bits };
+        if let Place::Block(block) = stretch.place {
+            let inside = at & ((1 << bits) - 1);
+            core.store.device().write_zeroes((block << bits) + inside, end - at, true)?;
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+/// Takes set-user-id, and set-group-id of what the group may execute, away.
+pub(super) fn drop_set_id(edit: &mut InodeEdit) {
+    let mode = edit.mode();
+    let mut kept = mode & !(libc::S_ISUID as u16);
+    if mode & libc::S_IXGRP as u16 != 0 {
+        kept &= !(libc::S_ISGID as u16);
+    }
+    edit.set_mode(kept);
+}
+
+/// Sets the feature flag that a file of 2 GiB and more needs.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn note_large(op: &mut super::op::Op<'_>, size: u64) -> Result<()> {
+    if size <= i32::MAX as u64 || op.core.volume.superblock.has_ro_compat(ro_compat::LARGE_FILE) {
+        return Ok(());
+    }
+    op.modify_superblock(|bytes| {
+        let flags = le32(bytes, super_field::RO_COMPAT) | ro_compat::LARGE_FILE;
+        set_le32(bytes, super_field::RO_COMPAT, flags);
+    })
+}
+
+/// Makes an inode ready to name blocks in the way the filesystem does.
+pub(super) fn init_mapping(core: &Core, edit: &mut InodeEdit) {
+    if core.volume.superblock.has_incompat(incompat::EXTENTS) {
+        edit.init_extents();
+    } else {
+        edit.set_flags(edit.flags() & !flag::EXTENTS);
+        edit.block_area_mut().fill(0);
+    }
+}
+
+/// Returns an inode that is a regular file that may be written.
+///
+/// # Errors
+/// As [`check`], and those of reading.
+pub(super) fn regular(core: &Core, ino: u32) -> Result<Arc<Inode>> {
+    let inode = core.volume.inode(ino)?;
+    check(&inode)?;
+    Ok(inode)
+}

@@ -1,0 +1,398 @@
+//! The ext4 writer against a model in memory, e2fsck and the kernel.
+
+#[path = "common/compare.rs"]
+mod compare;
+#[path = "common/ext4.rs"]
+#[allow(dead_code, reason = "images are filled by the writer here")]
+mod ext4;
+#[path = "common/ext4_model.rs"]
+mod model;
+#[path = "common/recording.rs"]
+#[allow(dead_code, reason = "only its numbers are needed here")]
+mod recording;
+#[path = "common/mod.rs"]
+mod shared;
+
+use guestctl::block::{RawDevice, SharedDevice};
+use guestctl::cache::CachePool;
+use guestctl::fs::ext4::{Ext4, Ext4Writer};
+use guestctl::fs::write::{Credentials, FallocateMode, RenameMode, SetAttr, XattrMode, inode_flags};
+use guestctl::fs::{FileType, Filesystem, FilesystemWrite, FsOptions};
+use model::{Choices, Model};
+use shared::{has_tool, is_root, skip, tool};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// Opens an image for writing.
+fn open(image: &Path) -> Ext4Writer {
+    let device: SharedDevice = Arc::new(RawDevice::open(image, true).expect("the image opens"));
+    Ext4::open_for_writing(device, &FsOptions { cache: CachePool::new(16 << 20) }).expect("it can be written")
+}
+
+/// Has e2fsck look at an image, which must find nothing to say; but it may propose to make the leaves of a tree that lost
+/// extents fewer, as it does for the kernel's, which leaves them too.
+fn check(image: &Path) {
+    let program = tool("e2fsck").expect("e2fsck comes with mke2fs");
+    let output = Command::new("timeout").arg("60").arg(program).arg("-fn").arg(image).output().expect("e2fsck runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let is_usual = |line: &&str| {
+        line.is_empty() || line.starts_with("Pass ") || line.contains(" files (") || line.contains("could be narrower")
+    };
+    let is_silent = text.lines().all(|line| is_usual(&line));
+    assert!(output.status.code() == Some(0) && is_silent, "e2fsck of {}: {text}", image.display());
+}
+
+struct Set {
+    name: &'static str,
+    megabytes: u64,
+    args: &'static [&'static str],
+    choices: Choices,
+    is_for_kernel: bool,
+}
+
+const COMMON: Choices = Choices { max_size: 2 << 20, has_extents: true, xattr_size: 900, may_fill: false };
+const MAPPED: Choices = Choices { has_extents: false, ..COMMON };
+
+/// Runs random operations on an image, compares with the model, e2fsck and the kernel after each batch.
+fn run(set: &Set, seed: u64, batches: usize, operations: usize) {
+    if !ext4::has_tools() || !has_tool("e2fsck") {
+        return skip("e2fsprogs is missing");
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    let image = folder.path().join(format!("{}.img", set.name));
+    ext4::make(&image, set.megabytes, set.args);
+    let mut fs = open(&image);
+    let mut model = Model::new(&fs, seed, set.choices);
+    for batch in 0..batches {
+        for _ in 0..operations {
+            model.step(&fs);
+        }
+        model.compare(&fs);
+        model.close_all(&fs);
+        fs.close().expect("it can be closed");
+        drop(fs);
+        check(&image);
+        let reader = ext4::open(&image);
+        model.compare(&reader);
+        if set.is_for_kernel && is_root() && batch % 2 == 1 {
+            let mount = ext4::Mount::new(&image, "ro,noload");
+            let options = compare::Options::default();
+            compare::compare_with_folder(&reader, &mount.path, &options).expect_same();
+        }
+        drop(reader);
+        fs = open(&image);
+    }
+    assert!(model.changed > operations * batches / 3, "{} of {} did anything", model.changed, model.done);
+    fs.close().expect("it can be closed");
+}
+
+/// Returns the seed of this run: `GUESTCTL_SEED`, or always the same.
+fn seed() -> u64 {
+    std::env::var("GUESTCTL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7)
+}
+
+macro_rules! model_tests {
+    ($($test:ident: $megabytes:literal, $args:expr, $choices:expr, $is_for_kernel:literal;)*) => {$(
+        #[test]
+        fn $test() {
+            let set = Set {
+                name: stringify!($test),
+                megabytes: $megabytes,
+                args: &$args,
+                choices: $choices,
+                is_for_kernel: $is_for_kernel,
+            };
+            run(&set, seed(), 4, 700);
+        }
+    )*};
+}
+
+model_tests! {
+    random_operations_on_ext4_leave_what_the_model_has: 64, ["-t", "ext4", "-b", "4096"], COMMON, true;
+    random_operations_on_ext4_with_small_blocks_leave_what_the_model_has: 64, ["-t", "ext4", "-b", "1024"], COMMON, true;
+    random_operations_on_ext3_leave_what_the_model_has: 64, ["-t", "ext3", "-b", "1024"], MAPPED, true;
+    random_operations_on_ext2_leave_what_the_model_has: 64, ["-t", "ext2", "-b", "4096", "-I", "256"], MAPPED, true;
+    random_operations_without_a_journal_leave_what_the_model_has: 64,
+        ["-t", "ext4", "-O", "^has_journal"], COMMON, true;
+    random_operations_without_checksums_leave_what_the_model_has: 64,
+        ["-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit"], COMMON, true;
+    random_operations_with_meta_bg_leave_what_the_model_has: 64,
+        ["-t", "ext4", "-O", "meta_bg,^resize_inode", "-b", "1024", "-g", "1024"], COMMON, true;
+    random_operations_with_inline_data_leave_what_the_model_has: 64,
+        ["-t", "ext4", "-O", "inline_data", "-I", "512"], COMMON, true;
+    random_operations_with_small_inodes_leave_what_the_model_has: 64,
+        ["-t", "ext4", "-I", "128", "-b", "2048"], COMMON, true;
+    random_operations_with_a_small_journal_leave_what_the_model_has: 64,
+        ["-t", "ext4", "-b", "1024", "-J", "size=1"], COMMON, true;
+    random_operations_with_an_orphan_file_leave_what_the_model_has: 64,
+        ["-t", "ext4", "-O", "orphan_file"], COMMON, true;
+    random_operations_on_a_full_disk_leave_what_the_model_has: 8,
+        ["-t", "ext4", "-b", "1024", "-m", "0", "-N", "128"], Choices { may_fill: true, ..COMMON }, true;
+    random_operations_on_a_full_disk_with_block_maps_leave_what_the_model_has: 8,
+        ["-t", "ext2", "-b", "1024", "-m", "0", "-N", "128"], Choices { may_fill: true, ..MAPPED }, true;
+}
+
+/// Makes an ext4 image and opens it.
+fn fresh(folder: &TempDir, megabytes: u64, args: &[&str]) -> Option<(std::path::PathBuf, Ext4Writer)> {
+    if !ext4::has_tools() || !has_tool("e2fsck") {
+        skip("e2fsprogs is missing");
+        return None;
+    }
+    let image = folder.path().join("disk.img");
+    ext4::make(&image, megabytes, args);
+    let fs = open(&image);
+    Some((image, fs))
+}
+
+const WHO: Credentials = Credentials { uid: 0, gid: 0, umask: 0o022 };
+
+/// Closes the filesystem, and has e2fsck and the kernel look at it.
+fn finish(image: &Path, fs: Ext4Writer) {
+    fs.close().expect("it can be closed");
+    drop(fs);
+    check(image);
+    if is_root() {
+        let reader = ext4::open(image);
+        let mount = ext4::Mount::new(image, "ro,noload");
+        compare::compare_with_folder(&reader, &mount.path, &compare::Options::default()).expect_same();
+    }
+}
+
+#[test]
+fn extent_trees_grow_to_several_levels_and_shrink_again() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((image, fs)) = fresh(&folder, 64, &["-t", "ext4", "-b", "1024"]) else { return };
+    let file = fs.create(fs.root(), b"file", FileType::Regular, 0o644, (0, 0), &WHO).expect("a file").ino;
+    // Every other block, so that each is an extent: over 84 leaves of 84 extents make three levels.
+    for number in 0..9000_u64 {
+        assert_eq!(fs.write(file, number * 2048, &number.to_le_bytes(), true).expect("a write"), 8);
+    }
+    for number in (0..9000_u64).step_by(7) {
+        let mut found = [0; 8];
+        fs.read(file, number * 2048, &mut found).expect("a read");
+        assert_eq!(u64::from_le_bytes(found), number);
+    }
+    fs.sync().expect("sync");
+    // Filling the holes backwards splits leaves in their middle.
+    for number in (0..3000_u64).rev() {
+        fs.write(file, number * 2048 + 1024, b"x", true).expect("a write");
+    }
+    fs.fallocate(file, 3 << 20, 5 << 20, FallocateMode::PunchHole).expect("a hole");
+    fs.close().expect("it can be closed");
+    drop(fs);
+    check(&image);
+    let fs = open(&image);
+    let before = fs.statfs().expect("statfs").blocks_free;
+    fs.set_attr(file, &SetAttr { size: Some(100), ..SetAttr::default() }).expect("a truncation");
+    assert!(fs.attr(file).expect("it is there").blocks <= 4);
+    fs.sync().expect("sync");
+    assert!(fs.statfs().expect("statfs").blocks_free > before + 5000);
+    finish(&image, fs);
+}
+
+#[test]
+fn threads_that_write_side_by_side_leave_a_sound_filesystem_with_whole_files() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((image, fs)) = fresh(&folder, 128, &["-t", "ext4"]) else { return };
+    let content = |thread: u64, number: u64| vec![(thread * 37 + number) as u8; 1000 + (number * 777 % 30000) as usize];
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let fs = &fs;
+            scope.spawn(move || {
+                let dir = fs.mkdir(fs.root(), format!("t{thread}").as_bytes(), 0o755, &WHO).expect("a folder").ino;
+                for number in 0..300 {
+                    let name = format!("file{number}");
+                    let made = fs.create(dir, name.as_bytes(), FileType::Regular, 0o644, (0, 0), &WHO).expect("a file");
+                    let data = content(thread, number);
+                    for piece in data.chunks(8192).enumerate() {
+                        fs.write(made.ino, piece.0 as u64 * 8192, piece.1, true).expect("a write");
+                    }
+                    if number % 3 == 0 {
+                        fs.unlink(dir, name.as_bytes()).expect("an unlink");
+                    } else if number % 3 == 1 {
+                        let moved = format!("moved{thread}-{number}");
+                        fs.rename(dir, name.as_bytes(), fs.root(), moved.as_bytes(), RenameMode::Replace)
+                            .expect("moved");
+                    }
+                    if number % 50 == 0 {
+                        fs.fsync(made.ino, false).expect("fsync");
+                    }
+                }
+            });
+        }
+        for _ in 0..2 {
+            let fs = &fs;
+            scope.spawn(move || {
+                for _ in 0..150 {
+                    let mut names = Vec::new();
+                    fs.read_dir(fs.root(), 0, &mut |entry| {
+                        names.push(entry.name.to_vec());
+                        std::ops::ControlFlow::Continue(())
+                    })
+                    .expect("the root can be listed");
+                    for name in names.iter().filter(|name| name.starts_with(b"moved")) {
+                        // What was moved here is whole.
+                        let attr = fs.lookup(fs.root(), name).expect("nothing is taken away again");
+                        let mut bytes = vec![0; attr.size as usize];
+                        assert_eq!(fs.read(attr.ino, 0, &mut bytes).expect("a read"), bytes.len());
+                        assert!(bytes.iter().all(|&byte| byte == bytes[0]));
+                    }
+                }
+            });
+        }
+    });
+    for thread in 0..4 {
+        let dir = fs.lookup(fs.root(), format!("t{thread}").as_bytes()).expect("the folder").ino;
+        for number in 0..300 {
+            let (dir, name) = match number % 3 {
+                0 => continue,
+                1 => (fs.root(), format!("moved{thread}-{number}")),
+                _ => (dir, format!("file{number}")),
+            };
+            let attr = fs.lookup(dir, name.as_bytes()).expect("the file");
+            let mut bytes = vec![0; attr.size as usize];
+            fs.read(attr.ino, 0, &mut bytes).expect("a read");
+            assert!(bytes == content(thread, number), "{name} of thread {thread}");
+        }
+    }
+    finish(&image, fs);
+}
+
+#[test]
+fn files_that_are_written_side_by_side_lie_in_few_extents() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((image, fs)) = fresh(&folder, 256, &["-t", "ext4"]) else { return };
+    let files: Vec<u64> = (0..3)
+        .map(|number| {
+            let name = format!("stream{number}");
+            fs.create(fs.root(), name.as_bytes(), FileType::Regular, 0o644, (0, 0), &WHO).expect("a file").ino
+        })
+        .collect();
+    let piece = vec![7; 128 << 10];
+    for number in 0..200_u64 {
+        for &file in &files {
+            fs.write(file, number * piece.len() as u64, &piece, true).expect("a write");
+        }
+    }
+    finish(&image, fs);
+    for number in 0..3 {
+        let request = format!("ex /stream{number}");
+        let text = ext4::run("debugfs", &["-R", &request, image.to_str().expect("text")]);
+        let extents = text.lines().filter(|line| line.trim_start().starts_with("0/") || line.contains("/ ")).count();
+        assert!(extents <= 24, "{extents} extents for 25 MiB:\n{text}");
+    }
+}
+
+#[test]
+fn a_filesystem_whose_features_cannot_be_kept_right_is_refused_by_name() {
+    if !ext4::has_tools() {
+        return skip("e2fsprogs is missing");
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    for (feature, args) in [
+        ("bigalloc", vec!["-O", "bigalloc"]),
+        ("quota", vec!["-O", "quota"]),
+        ("ea_inode", vec!["-O", "ea_inode"]),
+        ("encrypt", vec!["-O", "encrypt"]),
+        ("mmp", vec!["-O", "mmp"]),
+        ("casefold", vec!["-O", "casefold"]),
+    ] {
+        let image = folder.path().join(format!("{feature}.img"));
+        let mut all = vec!["-t", "ext4"];
+        all.extend(args);
+        ext4::make(&image, 64, &all);
+        let device: SharedDevice = Arc::new(RawDevice::open(&image, true).expect("the image opens"));
+        let before = std::fs::read(&image).expect("the image");
+        let error = Ext4::open_for_writing(device, &FsOptions { cache: CachePool::new(16 << 20) });
+        let error = error.err().expect("it is refused").to_string();
+        assert!(error.contains("not supported: writing ext4 with") && error.contains(feature), "{error}");
+        assert!(std::fs::read(&image).expect("the image") == before, "{feature}: something was written");
+    }
+}
+
+#[test]
+fn lists_of_access_follow_the_default_list_and_chmod() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((image, fs)) = fresh(&folder, 32, &["-t", "ext4"]) else { return };
+    let list = |entries: &[(u16, u16, u32)]| {
+        let mut value = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            value.extend(tag.to_le_bytes());
+            value.extend(permissions.to_le_bytes());
+            value.extend(id.to_le_bytes());
+        }
+        value
+    };
+    const NONE: u32 = u32::MAX;
+    let default = list(&[(1, 7, NONE), (2, 6, 1000), (4, 5, NONE), (16, 7, NONE), (32, 0, NONE)]);
+    let dir = fs.mkdir(fs.root(), b"dir", 0o755, &WHO).expect("a folder").ino;
+    fs.set_xattr(dir, b"system.posix_acl_default", &default, XattrMode::Set).expect("a default list");
+    let made = fs.create(dir, b"file", FileType::Regular, 0o664, (0, 0), &WHO).expect("a file");
+    // The umask does not count where there is a default list.
+    assert_eq!(made.permissions, 0o660);
+    let access = fs.xattr(made.ino, b"system.posix_acl_access").expect("an access list");
+    assert_eq!(access, list(&[(1, 6, NONE), (2, 6, 1000), (4, 5, NONE), (16, 6, NONE), (32, 0, NONE)]));
+    let set = SetAttr { permissions: Some(0o640), ..SetAttr::default() };
+    assert_eq!(fs.set_attr(made.ino, &set).expect("chmod").permissions, 0o640);
+    let access = fs.xattr(made.ino, b"system.posix_acl_access").expect("an access list");
+    assert_eq!(access, list(&[(1, 6, NONE), (2, 6, 1000), (4, 5, NONE), (16, 4, NONE), (32, 0, NONE)]));
+    let below = fs.mkdir(dir, b"below", 0o755, &WHO).expect("a folder");
+    assert_eq!(fs.xattr(below.ino, b"system.posix_acl_default").expect("inherited"), default);
+    finish(&image, fs);
+}
+
+#[test]
+fn what_chattr_made_immutable_or_append_only_is_refused() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((image, fs)) = fresh(&folder, 32, &["-t", "ext4"]) else { return };
+    let errno = |result: guestctl::Result<()>| result.map_err(|error| error.errno());
+    let file = fs.create(fs.root(), b"file", FileType::Regular, 0o644, (0, 0), &WHO).expect("a file");
+    fs.write(file.ino, 0, b"text", true).expect("a write");
+    fs.set_flags(file.ino, file.flags | inode_flags::IMMUTABLE).expect("chattr");
+    assert_eq!(errno(fs.write(file.ino, 0, b"x", true).map(|_| ())), Err(libc::EPERM));
+    assert_eq!(errno(fs.unlink(fs.root(), b"file")), Err(libc::EPERM));
+    assert_eq!(
+        errno(fs.set_attr(file.ino, &SetAttr { size: Some(0), ..SetAttr::default() }).map(|_| ())),
+        Err(libc::EPERM)
+    );
+    fs.set_flags(file.ino, file.flags | inode_flags::APPEND).expect("chattr");
+    assert_eq!(errno(fs.write(file.ino, 0, b"x", true).map(|_| ())), Err(libc::EPERM));
+    assert_eq!(fs.write(file.ino, 4, b" more", true).expect("an append"), 5);
+    assert_eq!(errno(fs.rename(fs.root(), b"file", fs.root(), b"other", RenameMode::Replace)), Err(libc::EPERM));
+    fs.set_flags(file.ino, file.flags).expect("chattr");
+    fs.set_attr(file.ino, &SetAttr { permissions: Some(0o6755), ..SetAttr::default() }).expect("chmod");
+    fs.write(file.ino, 0, b"x", false).expect("a write");
+    assert_eq!(fs.attr(file.ino).expect("it is there").permissions, 0o755);
+    finish(&image, fs);
+}
+
+#[test]
+fn a_folder_of_thousands_of_names_is_filled_and_emptied() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((image, fs)) = fresh(&folder, 64, &["-t", "ext4", "-b", "1024", "-N", "8000"]) else { return };
+    let dir = fs.mkdir(fs.root(), b"many", 0o755, &WHO).expect("a folder").ino;
+    for number in 0..6000 {
+        let name = format!("a name of some length {number}");
+        fs.create(dir, name.as_bytes(), FileType::Regular, 0o644, (0, 0), &WHO).expect("a file");
+    }
+    fs.sync().expect("sync");
+    for number in (0..6000).step_by(2) {
+        fs.unlink(dir, format!("a name of some length {number}").as_bytes()).expect("an unlink");
+    }
+    for number in 0..6000 {
+        let found = fs.lookup(dir, format!("a name of some length {number}").as_bytes());
+        assert_eq!(found.is_ok(), number % 2 == 1);
+    }
+    fs.close().expect("it can be closed");
+    drop(fs);
+    check(&image);
+    let fs = open(&image);
+    for number in (1..6000).step_by(2) {
+        fs.unlink(dir, format!("a name of some length {number}").as_bytes()).expect("an unlink");
+    }
+    fs.rmdir(fs.root(), b"many").expect("it is empty");
+    assert!(fs.trim().expect("trim") > 10 << 20);
+    finish(&image, fs);
+}
