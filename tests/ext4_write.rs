@@ -72,9 +72,12 @@ fn run(set: &Set, seed: u64, batches: usize, operations: usize) {
         model.compare(&fs);
         model.close_all(&fs);
         fs.close().expect("it can be closed");
+        let kept = fs.statfs().expect("statfs");
         drop(fs);
         check(&image);
         let reader = ext4::open(&image);
+        // What is free in memory is what is free on disk.
+        assert_eq!(kept, reader.statfs().expect("statfs"));
         model.compare(&reader);
         if set.is_for_kernel && is_root() && batch % 2 == 1 {
             let mount = ext4::Mount::new(&image, "ro,noload");
@@ -110,23 +113,23 @@ macro_rules! model_tests {
 }
 
 model_tests! {
-    random_operations_on_ext4_leave_what_the_model_has: 64, ["-t", "ext4", "-b", "4096"], COMMON, true;
-    random_operations_on_ext4_with_small_blocks_leave_what_the_model_has: 64, ["-t", "ext4", "-b", "1024"], COMMON, true;
-    random_operations_on_ext3_leave_what_the_model_has: 64, ["-t", "ext3", "-b", "1024"], MAPPED, true;
-    random_operations_on_ext2_leave_what_the_model_has: 64, ["-t", "ext2", "-b", "4096", "-I", "256"], MAPPED, true;
-    random_operations_without_a_journal_leave_what_the_model_has: 64,
+    random_operations_on_ext4_leave_what_the_model_has: 256, ["-t", "ext4", "-b", "4096"], COMMON, true;
+    random_operations_on_ext4_with_small_blocks_leave_what_the_model_has: 256, ["-t", "ext4", "-b", "1024"], COMMON, true;
+    random_operations_on_ext3_leave_what_the_model_has: 256, ["-t", "ext3", "-b", "1024"], MAPPED, true;
+    random_operations_on_ext2_leave_what_the_model_has: 256, ["-t", "ext2", "-b", "4096", "-I", "256"], MAPPED, true;
+    random_operations_without_a_journal_leave_what_the_model_has: 256,
         ["-t", "ext4", "-O", "^has_journal"], COMMON, true;
-    random_operations_without_checksums_leave_what_the_model_has: 64,
+    random_operations_without_checksums_leave_what_the_model_has: 256,
         ["-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit"], COMMON, true;
-    random_operations_with_meta_bg_leave_what_the_model_has: 64,
+    random_operations_with_meta_bg_leave_what_the_model_has: 256,
         ["-t", "ext4", "-O", "meta_bg,^resize_inode", "-b", "1024", "-g", "1024"], COMMON, true;
-    random_operations_with_inline_data_leave_what_the_model_has: 64,
+    random_operations_with_inline_data_leave_what_the_model_has: 256,
         ["-t", "ext4", "-O", "inline_data", "-I", "512"], COMMON, true;
-    random_operations_with_small_inodes_leave_what_the_model_has: 64,
+    random_operations_with_small_inodes_leave_what_the_model_has: 256,
         ["-t", "ext4", "-I", "128", "-b", "2048"], COMMON, true;
-    random_operations_with_a_small_journal_leave_what_the_model_has: 64,
+    random_operations_with_a_small_journal_leave_what_the_model_has: 256,
         ["-t", "ext4", "-b", "1024", "-J", "size=1"], COMMON, true;
-    random_operations_with_an_orphan_file_leave_what_the_model_has: 64,
+    random_operations_with_an_orphan_file_leave_what_the_model_has: 256,
         ["-t", "ext4", "-O", "orphan_file"], COMMON, true;
     random_operations_on_a_full_disk_leave_what_the_model_has: 8,
         ["-t", "ext4", "-b", "1024", "-m", "0", "-N", "128"], Choices { may_fill: true, ..COMMON }, true;
