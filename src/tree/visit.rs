@@ -49,6 +49,19 @@ pub enum Visit {
 /// The deepest folder that a walk enters. Folders of a damaged image may lead round in a circle.
 const MAX_DEPTH: usize = 4096;
 
+/// One step of a walk.
+struct Step<'a> {
+    path: &'a [u8],
+    name: &'a [u8],
+    node: Node,
+    /// The type, as far as the folder tells it.
+    known: Option<FileType>,
+    depth: usize,
+}
+
+/// What is done at each step; it returns what comes next and whether the file is a folder.
+type OnStep<'a> = &'a mut dyn FnMut(Step<'_>) -> Result<(Visit, bool)>;
+
 struct Pending {
     name: Vec<u8>,
     node: Node,
@@ -78,7 +91,8 @@ impl Tree {
         failed: &mut dyn FnMut(&[u8], Error) -> Result<()>,
     ) -> Result<()> {
         let failed = std::cell::RefCell::new(failed);
-        let mut with_attr = |path: &[u8], name: &[u8], node: Node, _, depth: usize| {
+        let mut with_attr = |step: Step<'_>| {
+            let Step { path, name, node, depth, .. } = step;
             let attr = match self.attr(node) {
                 Ok(attr) => attr,
                 Err(error) if depth == 0 => return Err(error),
@@ -105,7 +119,8 @@ impl Tree {
         failed: &mut dyn FnMut(&[u8], Error) -> Result<()>,
     ) -> Result<()> {
         let failed = std::cell::RefCell::new(failed);
-        let mut with_type = |path: &[u8], name: &[u8], node: Node, known: Option<FileType>, depth: usize| {
+        let mut with_type = |step: Step<'_>| {
+            let Step { path, name, node, known, depth } = step;
             let file_type = match known.map_or_else(|| self.attr(node).map(|attr| attr.file_type), Ok) {
                 Ok(file_type) => file_type,
                 Err(error) if depth == 0 => return Err(error),
@@ -120,16 +135,15 @@ impl Tree {
         self.walk(start, sorted, &mut with_type, &mut |path, error| failed.borrow_mut()(path, error))
     }
 
-    /// Walks over everything. `visit` gets path, name, node, the type as far as it is known, and the depth; it returns
-    /// what comes next and whether the file is a folder.
+    /// Walks over everything.
     fn walk(
         &self,
         start: Node,
         sorted: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8], Node, Option<FileType>, usize) -> Result<(Visit, bool)>,
+        visit: OnStep<'_>,
         failed: &mut dyn FnMut(&[u8], Error) -> Result<()>,
     ) -> Result<()> {
-        if visit(b"", b"", start, None, 0)? != (Visit::Enter, true) {
+        if visit(Step { path: b"", name: b"", node: start, known: None, depth: 0 })? != (Visit::Enter, true) {
             return Ok(());
         }
         let mut path = Vec::new();
@@ -146,7 +160,7 @@ impl Tree {
             }
             path.extend_from_slice(&name);
             let depth = levels.len();
-            match visit(&path, &name, node, file_type, depth)? {
+            match visit(Step { path: &path, name: &name, node, known: file_type, depth })? {
                 (Visit::Stop, _) => return Ok(()),
                 (Visit::Enter, true) => {
                     if depth >= MAX_DEPTH || levels.iter().any(|level| level.node == node) {
