@@ -342,7 +342,7 @@ fn filesystems_are_made_by_the_tools_of_the_distribution() -> Result<()> {
         fs::remove_file(&alone).expect("ours");
     }
     let mut guest = fresh(&workspace.path("x.img"), "raw", 100 << 20)?;
-    assert!(matches!(guest.mkfs("zfs", "/dev/sda").expect_err("no such tool").root(), Error::Usage(_)));
+    assert!(matches!(guest.mkfs("zfs", "/dev/sda").expect_err("unknown").root(), Error::Usage(_)));
     assert!(guest.mkfs("ext4", "/dev/sdb").is_err());
     let long = MkfsOptions { label: Some("x".repeat(17)), ..MkfsOptions::default() };
     assert!(matches!(guest.mkfs_opts("ext4", "/dev/sda", &long).expect_err("too long").root(), Error::Usage(_)));
