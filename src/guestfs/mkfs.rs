@@ -267,6 +267,9 @@ impl Guestfs {
         let ends = PIECE.min(size);
         target.write_zeroes(0, ends, false)?;
         target.write_zeroes(size - ends, ends, false)?;
+        for place in crate::fs::probe::far_signatures(&*target)? {
+            target.write_zeroes(place, 1024, false)?;
+        }
         target.flush()?;
         self.rescan(disk)
     }

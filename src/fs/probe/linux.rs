@@ -15,13 +15,22 @@ pub fn ext(reader: &Reader<'_>) -> Option<Identity> {
 
 /// ext2, ext3 and ext4 whose first superblock is gone: one of its copies at the places that mke2fs chooses by default.
 pub fn ext_copy(reader: &Reader<'_>) -> Option<Identity> {
-    /// Block size as its logarithm over 1024, and the first block of a group.
-    const COPIES: [(u32, u64); 6] = [(2, 32768), (0, 8193), (1, 16384), (2, 98304), (0, 24577), (1, 49152)];
-    COPIES.iter().find_map(|&(log, block)| {
-        let bytes = reader.read(block << (10 + log), 1024)?;
-        let is_copy = le32(&bytes, 24) == log && le16(&bytes, 90) > 0;
-        if is_copy { ext_superblock(&bytes) } else { None }
-    })
+    EXT_COPIES.iter().find_map(|place| copy_at(reader, *place))
+}
+
+/// Where copies of an ext superblock lie by default: the block size as its logarithm over 1024, and the block.
+const EXT_COPIES: [(u32, u64); 6] = [(2, 32768), (0, 8193), (1, 16384), (2, 98304), (0, 24577), (1, 49152)];
+
+fn copy_at(reader: &Reader<'_>, (log, block): (u32, u64)) -> Option<Identity> {
+    let bytes = reader.read(block << (10 + log), 1024)?;
+    let is_copy = le32(&bytes, 24) == log && le16(&bytes, 90) > 0;
+    if is_copy { ext_superblock(&bytes) } else { None }
+}
+
+/// Returns where copies of an ext superblock lie that [`ext_copy`] would find, in bytes; each takes 1024.
+pub fn ext_copies(reader: &Reader<'_>) -> Vec<u64> {
+    let found = EXT_COPIES.iter().filter(|place| copy_at(reader, **place).is_some());
+    found.map(|(log, block)| block << (10 + log)).collect()
 }
 
 fn ext_superblock(bytes: &[u8]) -> Option<Identity> {

@@ -125,6 +125,15 @@ const PROBES: &[Probe] = &[
     linux::ext_copy,
 ];
 
+/// Returns the places far from a device's ends by which something is recognised: offsets, in bytes, of 1024 bytes each.
+///
+/// # Errors
+/// Those of reading.
+pub fn far_signatures(device: &dyn BlockDevice) -> Result<Vec<u64>> {
+    let reader = Reader::new(device)?;
+    Ok(linux::ext_copies(&reader))
+}
+
 /// Identifies what lies on a device; `None` when nothing is known that looks like it.
 ///
 /// # Errors
