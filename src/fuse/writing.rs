@@ -217,7 +217,8 @@ impl Face {
     pub(super) fn control(&self, request: &Request, id: INodeNo, command: u32, data: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(id);
         match command {
-            GET_FLAGS => Ok(u64::from(self.tree.attr(node)?.flags).to_ne_bytes().to_vec()),
+            // The kernel makes room for 32 bits, whatever the command's number says.
+            GET_FLAGS => Ok(self.tree.attr(node)?.flags.to_ne_bytes().to_vec()),
             SET_FLAGS => {
                 let flags = data.first_chunk().ok_or(Error::Errno(libc::EINVAL))?;
                 let (writer, ino) = self.tree.writer(node)?;
