@@ -1,7 +1,8 @@
 //! The few system calls that have no safe wrapper.
 
 use crate::error::{Error, Result};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Takes over a file descriptor that this process inherited.
 ///
@@ -56,6 +57,17 @@ pub fn limit_allocator_arenas() {
     // SAFETY: mallopt takes two numbers and is called before any thread starts.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// Asks the host to begin writing what a file has in its page cache; does not wait for it. A hint: what the system answers
+/// changes nothing.
+#[expect(unsafe_code, reason = "sync_file_range has no safe wrapper")]
+pub fn start_writeback(file: &File) {
+    // SAFETY: the descriptor is open as long as the borrow lives, and no memory is handed over. A length of 0 means to the
+    // end of the file.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
     }
 }
 

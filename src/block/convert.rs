@@ -8,9 +8,32 @@ use crate::error::{Error, IoContext, Result};
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Zeroes that are left out of a raw image, in bytes: a page of the host.
 const RAW_GRAIN: usize = 4096;
+
+/// How much is written before the host is asked to begin to write it down, in bytes: at the end little is left to wait for.
+const WRITEBACK_STEP: u64 = 32 << 20;
+
+/// Counts what was written to a new image.
+struct Written<'a> {
+    file: &'a File,
+    bytes: AtomicU64,
+}
+
+impl<'a> Written<'a> {
+    fn new(file: &'a File) -> Self {
+        Self { file, bytes: AtomicU64::new(0) }
+    }
+
+    fn add(&self, bytes: u64) {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before / WRITEBACK_STEP != (before + bytes) / WRITEBACK_STEP {
+            crate::sys::start_writeback(self.file);
+        }
+    }
+}
 
 /// Told of bytes that are done, from any thread; an error ends the copying.
 pub type Report<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
@@ -22,10 +45,13 @@ pub type Report<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
 pub fn to_raw(source: &dyn BlockDevice, file: &File, report: Report<'_>) -> Result<()> {
     let doing = || "cannot write the new image";
     file.set_len(source.size()).doing(doing)?;
+    let written = Written::new(file);
     for_pieces(source, report, |offset, data, turn| {
         // Nobody waits: the place of everything is known.
         turn.done();
-        write_sparse(file, offset, data).doing(doing)
+        write_sparse(file, offset, data).doing(doing)?;
+        written.add(data.len() as u64);
+        Ok(())
     })
 }
 
@@ -60,6 +86,7 @@ pub fn to_qcow2(
     report: Report<'_>,
 ) -> Result<()> {
     let image = Bulk::new(file, source.size(), compression)?;
+    let written = Written::new(file);
     for_pieces(source, report, |offset, data, turn| {
         let mut piece = image.prepare(offset, data)?;
         if !turn.wait() {
@@ -67,7 +94,9 @@ pub fn to_qcow2(
         }
         image.place(&mut piece);
         turn.done();
-        image.write(&piece)
+        image.write(&piece)?;
+        written.add(data.len() as u64);
+        Ok(())
     })?;
     image.finish()
 }
