@@ -167,12 +167,9 @@ fn every_operation_does_what_it_does_in_a_kernels_filesystem() {
         String::from_utf8_lossy(&run("getfacl", &[OsStr::new("-pn"), at("folder/heir").as_ref()]))
             .contains("group:99:")
     );
-    // chattr.
-    if is_root() {
-        run("chattr", &[OsStr::new("+i"), at("fifo").parent().expect("a folder").join("sparse").as_ref()]);
-        assert!(fs::write(at("sparse"), "x").is_err(), "an immutable file is not written");
-        run("chattr", &[OsStr::new("-i"), at("sparse").as_ref()]);
-    }
+    // lsattr.
+    let flags = String::from_utf8(run("lsattr", &[at("sparse")])).expect("text");
+    assert!(flags.split(' ').next().is_some_and(|letters| letters.contains('e')), "{flags}");
     // copy_file_range (which std::fs::copy uses), O_DIRECT.
     assert_eq!(fs::copy(at("folder/heir"), at("copied")).expect("copies"), 1);
     let direct =
