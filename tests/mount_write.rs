@@ -175,6 +175,7 @@ fn every_operation_does_what_it_does_in_a_kernels_filesystem() {
     let direct =
         File::options().write(true).create(true).truncate(false).custom_flags(libc::O_DIRECT).open(at("direct"));
     drop(direct);
+    drop(file);
     mounted.umount();
     assert_clean(&image);
     assert_eq!(guestctl(&[OsStr::new("cat"), image.as_ref(), "/sparse".as_ref()]).1, b"one\ntwo\n");
