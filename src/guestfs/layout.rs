@@ -93,7 +93,7 @@ impl Guestfs {
         let mut unwritable = Vec::new();
         // A filesystem of several devices is found on each of them, and mounted once.
         let mut members = BTreeSet::new();
-        for held in &launched.volumes {
+        for held in launched.volumes.iter().filter(|held| !held.is_used && !held.is_locked) {
             let Some(identity) = &held.identity else {
                 log::debug!("{}: nothing is recognised on it", held.volume.name);
                 continue;

@@ -32,7 +32,7 @@ impl Guestfs {
     pub fn mount(&mut self, device: &str, mountpoint: impl AsRef<OsStr>) -> Result<()> {
         let launched = self.launched()?;
         let held = launched.held(device)?;
-        let writable = launched.disks[held.disk].writable
+        let writable = launched.is_writable(held)
             && crate::fs::has_writer(held.identity.as_ref().map_or("", |identity| identity.kind));
         self.mount_subvolume(device, mountpoint, None, writable)
     }

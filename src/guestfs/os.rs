@@ -39,7 +39,7 @@ impl Guestfs {
     /// [`Error::Usage`] before launch.
     pub fn inspect_roots(&self) -> Result<Vec<Root>> {
         let launched = self.launched()?;
-        let devices: Vec<DeviceId> = launched.volumes.iter().map(describe).collect();
+        let devices: Vec<DeviceId> = launched.describe_devices();
         let mut roots = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
         for held in launched.volumes.iter().filter(|held| held.is_readable()) {
@@ -128,7 +128,7 @@ impl Guestfs {
         let launched = self.launched()?;
         let held = launched.held(&placed.device)?;
         let kind = held.identity.as_ref().map_or("", |identity| identity.kind);
-        let writable = writable && launched.disks[held.disk].writable && crate::fs::has_writer(kind);
+        let writable = writable && launched.is_writable(held) && crate::fs::has_writer(kind);
         let folder = placed.folder.as_deref().filter(|folder| !folder.is_empty() && *folder != b"/");
         let Some(folder) = folder else {
             return self.mount_subvolume(&placed.device, mountpoint, subvolume.as_ref(), writable);
@@ -316,19 +316,22 @@ impl Guestfs {
     /// # Errors
     /// As [`inspect_get`](Self::inspect_get).
     pub fn inspect_get_drive_mappings(&self, root: &str) -> Result<Vec<(char, String)>> {
-        let devices: Vec<DeviceId> = self.launched()?.volumes.iter().map(describe).collect();
+        let devices = self.launched()?.describe_devices();
         let none: Vec<DriveMapping> = Vec::new();
         let windows = self.inspect_get(root)?.system.windows.as_ref();
         Ok(inspect::drives(windows.map_or(&none, |windows| &windows.drives), &devices))
     }
 }
 
-fn describe(held: &Held) -> DeviceId {
+impl super::Launched {
+    fn describe_devices(&self) -> Vec<DeviceId> {
+        self.volumes.iter().map(|held| describe(held, &self.disks)).collect()
+    }
+}
+
+fn describe(held: &Held, disks: &[super::Disk]) -> DeviceId {
     let identity = held.identity.as_ref();
-    let partition = match &held.volume.kind {
-        VolumeKind::Partition(partition) => Some(partition),
-        VolumeKind::WholeDisk => None,
-    };
+    let partition = held.volume.kind.partition();
     let is_filesystem = |usage: Usage| matches!(usage, Usage::Filesystem | Usage::Swap);
     DeviceId {
         name: held.volume.name.clone(),
@@ -342,6 +345,12 @@ fn describe(held: &Held) -> DeviceId {
             PartitionType::Mbr(_) => None,
         }),
         start: partition.map(|partition| partition.start),
-        backing: None,
+        backing: held.volume.parents.first().filter(|_| held.volume.kind.is_layer()).cloned(),
+        aliases: held.volume.aliases.clone(),
+        array: match &held.volume.kind {
+            VolumeKind::Raid(raid) => Some(raid.uuid.clone()),
+            _ => None,
+        },
+        disk: disks.get(held.disk).map(|disk| format!("/dev/{}", disk.name)),
     }
 }
