@@ -115,7 +115,8 @@ pub(super) struct Choosing {
     #[arg(long, value_enum, default_value_t = LayoutArg::Auto, conflicts_with = "mount")]
     layout: LayoutArg,
 
-    /// Show the system whose root lies on this device, as that system mounts it
+    /// Show the system whose root lies on this device, as that system mounts it; with a colon and a Btrfs subvolume where a
+    /// device has several: /dev/sda2:@
     #[arg(long, value_name = "DEV", conflicts_with_all = ["mount", "layout"])]
     root: Option<String>,
 }
@@ -215,14 +216,8 @@ impl Choosing {
             return guest.mount_specs(&self.mount, writable);
         }
         if let Some(device) = &self.root {
-            let roots = guest.inspect_roots()?;
-            let names: Vec<&str> = roots.iter().map(|root| root.device.as_str()).collect();
-            let wanted = format!("/dev/{}", device.strip_prefix("/dev/").unwrap_or(device));
-            let root = roots.iter().find(|root| root.device == wanted).ok_or_else(|| {
-                let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                Error::NotFound(format!("{device} holds no operating system; those that were found: {found}").into())
-            })?;
-            return guest.mount_root(root, writable);
+            let root = guest.find_root(device)?;
+            return guest.mount_root(&root, writable);
         }
         let layout = match self.layout {
             LayoutArg::Auto => Layout::Auto,

@@ -1,6 +1,7 @@
 //! Devices, partitions and the filesystems on them.
 
 use super::{Guestfs, Held, Launched};
+use crate::block::SharedDevice;
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::btrfs::Subvolume;
 use crate::fs::probe::{Identity, Usage};
@@ -99,6 +100,12 @@ impl Launched {
         self.disks[held.disk].writable && (held.volume.parents.is_empty() || !held.volume.device.is_read_only())
     }
 
+    /// Returns the devices among which the other members of a volume's filesystem are looked for.
+    pub(super) fn members(&self, held: &Held) -> Vec<SharedDevice> {
+        let others = self.volumes.iter().filter(|other| !other.is_used && other.volume.name != held.volume.name);
+        others.filter(|other| other.kind() == held.kind()).map(|other| Arc::clone(&other.volume.device)).collect()
+    }
+
     /// Returns the filesystem on a volume, opened once.
     pub(super) fn filesystem(
         &self,
@@ -127,12 +134,7 @@ impl Launched {
             let kind = held.volume.kind.type_name();
             return Err(Error::unsupported(format!("writing to a volume of this kind ({kind})")).at(place()));
         }
-        let members: Vec<_> = self
-            .volumes
-            .iter()
-            .filter(|other| !other.is_used && other.kind() == held.kind() && other.volume.name != held.volume.name)
-            .map(|other| Arc::clone(&other.volume.device))
-            .collect();
+        let members = self.members(held);
         let with = fs::OpenWith { members: &members, subvolume, discard: self.disks[held.disk].discard };
         let device = Arc::clone(&held.volume.device);
         let opened =

@@ -74,7 +74,7 @@ impl Guestfs {
                     ));
                 }
                 (several, Layout::Os) => {
-                    let names: Vec<&str> = several.iter().map(|root| root.device.as_str()).collect();
+                    let names: Vec<String> = several.iter().map(super::Root::name).collect();
                     return Err(Error::Usage(
                         format!("there are several operating systems; choose by --root: {}", names.join(", ")).into(),
                     ));

@@ -47,7 +47,7 @@ pub(crate) use files::mode_text;
 pub use files::{Entry, StatNs};
 pub use layout::{Layout, MountSpec};
 pub use mkfs::MkfsOptions;
-pub use os::Root;
+pub use os::{FilesystemState, Root, SpaceUsage};
 pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
 pub(crate) use search::lines;

@@ -98,6 +98,8 @@ pub struct Placed {
 pub struct Assembly {
     /// The mounts, the root first, a folder before those within it.
     pub mounts: Vec<Placed>,
+    /// The devices that are swap space.
+    pub swaps: Vec<String>,
     /// What is told of and not mounted, a line each.
     pub missing: Vec<String>,
 }
@@ -169,6 +171,12 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
     place_root(root, &mut assembly);
     for entry in &root.mounts {
         let kind = entry.kind.as_str();
+        if kind == "swap"
+            && let Some(device) = names.find(&entry.spec)
+            && !assembly.swaps.iter().any(|known| known == device)
+        {
+            assembly.swaps.push(device.to_owned());
+        }
         if entry.is_swap() && !entry.is_bind() || !entry.mountpoint.starts_with(b"/") || is_root(&entry.mountpoint) {
             usable |= is_root(&entry.mountpoint);
             continue;
@@ -656,6 +664,7 @@ mod tests {
         let assembly = assemble(&root("/dev/sda2", lines), &devices);
         assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda1 /boot", "/dev/sdb1 /data"]);
         assert_eq!(assembly.missing, ["/dev/vdc1 on /none: no such device"]);
+        assert_eq!(assembly.swaps, ["/dev/sda3"]);
         // The guest calls the disk of its root sdb, here it is the first one.
         let assembly = assemble(&root("/dev/sda2", "/dev/sdb2 / ext4\n/dev/sdb1 /boot ext4\n"), &devices);
         assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda1 /boot"]);
