@@ -2,6 +2,7 @@
 
 pub mod convert;
 mod describe;
+pub(crate) mod fresh;
 pub mod lock;
 mod memory;
 pub mod nbd;

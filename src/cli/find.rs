@@ -229,7 +229,7 @@ impl Args {
 }
 
 /// Puts together the path of what was found, as find does: what was named, and the path below it.
-fn join(whole: &mut Vec<u8>, top: &[u8], path: &[u8]) {
+pub(super) fn join(whole: &mut Vec<u8>, top: &[u8], path: &[u8]) {
     whole.clear();
     whole.extend_from_slice(top);
     if !path.is_empty() && !top.ends_with(b"/") {

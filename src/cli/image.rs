@@ -159,6 +159,65 @@ impl Reading {
     }
 }
 
+/// Whether a command writes, and where to.
+#[derive(Args, Debug)]
+pub(super) struct Changing {
+    /// Write to the image, which must not be in use
+    #[arg(long)]
+    rw: bool,
+
+    /// Send what is written to a qcow2 image over IMAGE, which stays as it is: to FILE, made where it does not exist, or to
+    /// one that goes away at the end
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          conflicts_with = "rw")]
+    overlay: Option<OsString>,
+
+    #[command(flatten)]
+    reading: Reading,
+}
+
+impl Changing {
+    /// Says whether writing was asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.rw || self.overlay.is_some()
+    }
+
+    /// Opens an image for writing and mounts what was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when writing was not asked for.
+    pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
+        if !self.is_asked() {
+            return Err(Error::Usage(
+                "this writes to the image: add --rw, or --overlay=FILE to leave the image as it is".into(),
+            ));
+        }
+        self.open_as_asked(image)
+    }
+
+    /// Opens an image, for writing where that was asked for, and mounts what was asked for.
+    pub(super) fn open_as_asked(&self, image: &str) -> Result<Guestfs> {
+        let overlay = self.overlay.as_ref().map(|file| match file.is_empty() {
+            true => Overlay::Temporary,
+            false => Overlay::File(file.into()),
+        });
+        let mut guest = self.reading.manner.open_with(image, &self.reading.add, self.rw, overlay, false)?;
+        self.reading.choosing.mount(&mut guest, self.is_asked())?;
+        Ok(guest)
+    }
+
+    /// Makes a handle without drives.
+    pub(super) fn open_nothing(&self) -> Guestfs {
+        self.reading.manner.handle()
+    }
+
+    /// Returns how a drive is opened.
+    pub(super) fn drive_options(&self) -> Result<DriveOptions> {
+        let overlay = self.overlay.is_some().then_some(Overlay::Temporary);
+        Ok(DriveOptions { overlay, ..self.reading.manner.drive_options(self.rw, false)? })
+    }
+}
+
 impl Opening {
     /// Opens the images for reading.
     pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
@@ -178,15 +237,8 @@ impl Opening {
 }
 
 impl Manner {
-    fn open_with(
-        &self,
-        image: &str,
-        add: &[String],
-        writable: bool,
-        overlay: Option<Overlay>,
-        discard: bool,
-    ) -> Result<Guestfs> {
-        let options = DriveOptions {
+    fn drive_options(&self, writable: bool, discard: bool) -> Result<DriveOptions> {
+        Ok(DriveOptions {
             format: self.format.as_deref().map(ImageFormat::from_name).transpose()?,
             via: self.via.into(),
             writable,
@@ -195,11 +247,27 @@ impl Manner {
             snapshot: self.snapshot.clone(),
             discard,
             overlay: None,
-        };
+        })
+    }
+
+    /// Makes a handle without drives.
+    fn handle(&self) -> Guestfs {
         // Half of an address limit is left for threads, buffers and the program itself.
         let wanted = u64::from(self.cache_size) << 20;
         let limit = crate::sys::address_limit().map_or(wanted, |limit| limit / 4);
-        let mut guest = Guestfs::with_cache(wanted.min(limit) as usize);
+        Guestfs::with_cache(wanted.min(limit) as usize)
+    }
+
+    fn open_with(
+        &self,
+        image: &str,
+        add: &[String],
+        writable: bool,
+        overlay: Option<Overlay>,
+        discard: bool,
+    ) -> Result<Guestfs> {
+        let options = self.drive_options(writable, discard)?;
+        let mut guest = self.handle();
         guest.add_drive_with(image, DriveOptions { overlay, ..options.clone() })?;
         for further in add {
             guest.add_drive_with(further, options.clone())?;

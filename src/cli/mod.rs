@@ -28,6 +28,7 @@ mod mount;
 mod output;
 mod part;
 mod row;
+mod shell;
 mod show;
 mod stat;
 mod tar_out;
@@ -74,6 +75,9 @@ enum Command {
     Mkfs(mkfs::Args),
     Convert(convert::Args),
     Compact(compact::Args),
+    #[command(after_long_help = shell::help())]
+    Shell(shell::ShellArgs),
+    Run(shell::RunArgs),
     /// Print the commands' reference in Markdown
     #[command(hide = true, name = "help-markdown")]
     HelpMarkdown,
@@ -126,6 +130,8 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Mkfs(args) => mkfs::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Compact(args) => compact::run(args),
+        Command::Shell(args) => shell::run_shell(args),
+        Command::Run(args) => shell::run_script(args),
         Command::HelpMarkdown => {
             output::print_markdown(&Cli::command());
             Ok(ExitCode::SUCCESS)
