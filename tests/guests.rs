@@ -298,3 +298,48 @@ fn a_full_filesystem_and_a_dirty_journal_are_warned_of() {
         assert!(page.contains(words), "{words}: {page}");
     }
 }
+
+#[test]
+fn a_hostile_guest_costs_little_and_reaches_no_file_of_the_host() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    // What only the host has, at a path that the guest names.
+    let secret = workspace.path("secret");
+    fs::write(&secret, "host-secret\n").expect("written");
+    let link = |target: &Path, name: &str| {
+        let _ = fs::remove_file(tree.join(name));
+        std::os::unix::fs::symlink(target, tree.join(name)).expect("made");
+    };
+    for name in ["etc/hostname", "etc/machine-id", "etc/timezone", "etc/ssh_host_rsa_key.pub"] {
+        link(&secret, name);
+    }
+    link(Path::new("../../../../../../../../../etc/passwd"), "etc/locale.conf");
+    link(Path::new("one"), "etc/two");
+    link(Path::new("two"), "etc/one");
+    link(Path::new("one"), "etc/crypttab");
+    fs::remove_file(tree.join("var/lib/dpkg/status")).expect("it was there");
+    run("mkfifo", &[tree.join("var/lib/dpkg/status")]);
+    let release = tree.join("usr/lib/os-release");
+    fs::write(&release, "ID=debian\nVERSION_ID=12\n").expect("written");
+    fs::File::options().write(true).open(&release).and_then(|file| file.set_len(1 << 30)).expect("sparse");
+    let fstab = "/dev/sda / ext4 bind 0 0\n/a /b none bind 0 0\n/b /a none bind 0 0\n/ / none rbind 0 0\n\
+        /dev/sda /a/../.. ext4 defaults 0 0\n/dev/mapper/x /home ext4 defaults 0 0\n";
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    let image = workspace.ext4_image("hostile.img", &tree);
+    let began = std::time::Instant::now();
+    let arguments = ["inspect", "--json", "--packages"].map(OsStr::new);
+    let (code, printed, said) = guestctl(&[&arguments[..], &[image.as_os_str()]].concat());
+    assert_eq!(code, 0, "{said}");
+    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+    let text = String::from_utf8(printed).expect("JSON is text");
+    assert!(!text.contains("host-secret") && !said.contains("host-secret"), "{text}");
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    let system = &told["systems"][0];
+    assert_eq!((&system["distro"], &system["arch"]), (&Value::from("debian"), &Value::from("x86_64")));
+    assert_eq!(system["hostname"], Value::Null);
+    let warnings = system["warnings"].to_string();
+    for words in ["os-release", "only the first", "dpkg/status", "not opened"] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+}
