@@ -91,10 +91,15 @@ fn run(set: &Set, seed: u64, batches: usize, operations: usize) {
     fs.close().expect("it can be closed");
 }
 
-/// Returns the seed of this run: `GUESTCTL_SEED`, or always the same.
-fn seed() -> u64 {
-    std::env::var("GUESTCTL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7)
+/// Returns the seeds of this run: from `GUESTCTL_SEED` on, or always the same, as many as `GUESTCTL_SEEDS` says, or one.
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let first = number("GUESTCTL_SEED", 7);
+    first..first + number("GUESTCTL_SEEDS", 1)
 }
+
+const BATCHES: usize = 4;
+const OPERATIONS: usize = 700;
 
 macro_rules! model_tests {
     ($($test:ident: $megabytes:literal, $args:expr, $choices:expr, $is_for_kernel:literal;)*) => {$(
@@ -107,7 +112,12 @@ macro_rules! model_tests {
                 choices: $choices,
                 is_for_kernel: $is_for_kernel,
             };
-            run(&set, seed(), 4, 700);
+            let seeds = seeds();
+            for seed in seeds.clone() {
+                println!("{}: seed {seed}", set.name);
+                run(&set, seed, BATCHES, OPERATIONS);
+            }
+            println!("{}: {} operations", set.name, (seeds.end - seeds.start) * (BATCHES * OPERATIONS) as u64);
         }
     )*};
 }

@@ -265,9 +265,17 @@ impl Filesystem for Face {
         guarded("readlink", || answer!(reply, self.tree.read_link(self.node(id)), target => reply.data(&target)));
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // The kernel then never asks again.
-        reply.error(Errno::ENOSYS);
+    fn open(&self, _: &Request, id: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if !self.writable {
+            // The kernel then never asks again.
+            return reply.error(Errno::ENOSYS);
+        }
+        guarded("open", || {
+            answer!(reply, self.check_open(id, flags), () => reply.opened(
+                FileHandle(0),
+                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+            ));
+        });
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -394,7 +402,7 @@ impl Filesystem for Face {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
@@ -402,7 +410,9 @@ impl Filesystem for Face {
         reply: ReplyAttr,
     ) {
         guarded("setattr", || {
-            let set = writing::set_attr(request, mode, uid, gid, size, atime, mtime, ctime);
+            let mut set = writing::set_attr(request, mode, uid, gid, size, atime, mtime, ctime);
+            // With a handle, the kernel sets a size, or the times of what it had written.
+            set.follows_writes = handle.is_some() && mtime.is_some() && size.is_none();
             let node = self.node(id);
             let done = self.tree.writer(node).and_then(|(writer, ino)| writer.set_attr(ino, &set));
             answer!(reply, done, attr => {
@@ -499,8 +509,10 @@ impl Filesystem for Face {
     ) {
         guarded("write", || {
             let keep = !flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            let written =
-                self.tree.writer(self.node(id)).and_then(|(writer, ino)| writer.write(ino, offset, data, keep));
+            let is_accepted = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+            let written = self.tree.writer(self.node(id)).and_then(|(writer, ino)| {
+                if is_accepted { writer.write_back(ino, offset, data) } else { writer.write(ino, offset, data, keep) }
+            });
             answer!(reply, written, count => reply.written(count as u32));
         });
     }

@@ -11,10 +11,21 @@ use crate::fs::FileType;
 use crate::fs::write::SetAttr;
 
 /// The flags that `chattr` may set here: those whose meaning does not change how the inode is stored.
-const SETTABLE: u32 =
-    flag::IMMUTABLE | flag::APPEND | 0x1 | 0x2 | 0x8 | 0x40 | 0x80 | 0x400 | 0x8000 | 0x1_0000 | 0x2_0000;
-/// Those of them that only a directory may have (`DIRSYNC`, `TOPDIR`).
-const OF_DIRECTORIES: u32 = 0x1_0000 | 0x2_0000;
+const SETTABLE: u32 = flag::IMMUTABLE
+    | flag::APPEND
+    | flag::PROJECT_INHERIT
+    | 0x1
+    | 0x2
+    | 0x4
+    | 0x8
+    | 0x40
+    | 0x80
+    | 0x400
+    | 0x8000
+    | 0x1_0000
+    | 0x2_0000;
+/// Those of them that only a directory may have (`DIRSYNC`, `TOPDIR`, `PROJINHERIT`).
+const OF_DIRECTORIES: u32 = 0x1_0000 | 0x2_0000 | flag::PROJECT_INHERIT;
 
 /// Changes attributes.
 ///
@@ -25,12 +36,15 @@ pub(super) fn set(core: &Core, ino: u32, set: &SetAttr) -> Result<()> {
     let state = core.state(ino);
     let mut inner = state.lock.lock();
     let inode = core.volume.inode(ino)?;
-    if inode.has_flag(flag::IMMUTABLE) {
-        return Err(Error::Errno(libc::EPERM));
-    }
-    let changes_more = set.permissions.is_some() || set.uid.is_some() || set.gid.is_some();
-    if inode.has_flag(flag::APPEND) && (changes_more || set.atime.is_some() || set.mtime.is_some()) {
-        return Err(Error::Errno(libc::EPERM));
+    if !set.follows_writes {
+        if inode.has_flag(flag::IMMUTABLE) {
+            return Err(Error::Errno(libc::EPERM));
+        }
+        let changes_more = set.permissions.is_some() || set.uid.is_some() || set.gid.is_some();
+        let sets_times = (set.atime.is_some() || set.mtime.is_some()) && !set.times_are_now;
+        if inode.has_flag(flag::APPEND) && (changes_more || sets_times) {
+            return Err(Error::Errno(libc::EPERM));
+        }
     }
     let mut acl = match set.permissions {
         Some(_) if inode.file_type() != FileType::Symlink => xattrs::acl(core, &inode, b"system.posix_acl_access")?,

@@ -41,18 +41,22 @@ pub(super) struct Piece {
 /// # Errors
 /// `EISDIR`, `EINVAL`, `EPERM`, `ENOKEY`.
 pub(super) fn check(inode: &Inode) -> Result<()> {
+    check_kind(inode)?;
+    check_flags(inode)
+}
+
+fn check_kind(inode: &Inode) -> Result<()> {
     match inode.file_type() {
-        FileType::Regular => {}
-        FileType::Directory => return Err(Error::Errno(libc::EISDIR)),
-        _ => return Err(Error::Errno(libc::EINVAL)),
+        FileType::Regular if inode.has_flag(flag::ENCRYPT) => Err(Error::Errno(libc::ENOKEY)),
+        FileType::Regular if inode.has_flag(flag::VERITY) => Err(Error::Errno(libc::EPERM)),
+        FileType::Regular => Ok(()),
+        FileType::Directory => Err(Error::Errno(libc::EISDIR)),
+        _ => Err(Error::Errno(libc::EINVAL)),
     }
-    if inode.has_flag(flag::IMMUTABLE) || inode.has_flag(flag::VERITY) {
-        return Err(Error::Errno(libc::EPERM));
-    }
-    if inode.has_flag(flag::ENCRYPT) {
-        return Err(Error::Errno(libc::ENOKEY));
-    }
-    Ok(())
+}
+
+fn check_flags(inode: &Inode) -> Result<()> {
+    if inode.has_flag(flag::IMMUTABLE) { Err(Error::Errno(libc::EPERM)) } else { Ok(()) }
 }
 
 /// Returns the largest size that a file may have, in bytes.
@@ -74,17 +78,28 @@ pub(super) fn max_size(core: &Core, uses_extents: bool) -> u64 {
     reached.min(counted) << bits
 }
 
-/// Writes to a regular file; returns how many bytes, fewer only when space runs out on the way.
+/// Writes to a regular file; returns how many bytes, fewer only when space runs out on the way. What was accepted before is
+/// written whatever flags forbid by now.
 ///
 /// # Errors
 /// As [`FilesystemWrite::write`](crate::fs::FilesystemWrite::write).
-pub(super) fn write(core: &Core, ino: u32, offset: u64, data: &[u8], keep_set_id: bool) -> Result<usize> {
+pub(super) fn write(
+    core: &Core,
+    ino: u32,
+    offset: u64,
+    data: &[u8],
+    keep_set_id: bool,
+    is_accepted: bool,
+) -> Result<usize> {
     let state = core.state(ino);
     let mut inner = state.lock.lock();
     let inode = core.volume.inode(ino)?;
-    check(&inode)?;
-    if inode.has_flag(flag::APPEND) && offset < inode.size {
-        return Err(Error::Errno(libc::EPERM));
+    check_kind(&inode)?;
+    if !is_accepted {
+        check_flags(&inode)?;
+        if inode.has_flag(flag::APPEND) && offset < inode.size {
+            return Err(Error::Errno(libc::EPERM));
+        }
     }
     if data.is_empty() {
         return Ok(0);
