@@ -103,7 +103,9 @@ impl Launched {
     /// Returns the devices among which the other members of a volume's filesystem are looked for.
     pub(super) fn members(&self, held: &Held) -> Vec<SharedDevice> {
         let others = self.volumes.iter().filter(|other| !other.is_used && other.volume.name != held.volume.name);
-        others.filter(|other| other.kind() == held.kind()).map(|other| Arc::clone(&other.volume.device)).collect()
+        // The real-time device of XFS bears no mark.
+        let fits = |other: &&Held| other.kind() == held.kind() || (held.kind() == "xfs" && other.identity.is_none());
+        others.filter(fits).map(|other| Arc::clone(&other.volume.device)).collect()
     }
 
     /// Returns the filesystem on a volume, opened once.
