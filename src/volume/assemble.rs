@@ -7,7 +7,7 @@
 //! bounded, so that an image cannot keep this busy.
 
 use super::crypt::{self, Encrypted, Unlock};
-use super::{Volume, VolumeKind, bare, scan};
+use super::{Volume, VolumeKind, bare, lvm, md, scan};
 use crate::block::SharedDevice;
 use crate::error::{ErrorContext, Result};
 use std::collections::HashMap;
@@ -116,7 +116,7 @@ pub fn assemble(sources: &[Source], unlock: &dyn Unlock) -> Result<Stack> {
 }
 
 fn collectors() -> Vec<Box<dyn Collector>> {
-    Vec::new()
+    vec![Box::<md::Arrays>::default(), Box::<lvm::Groups>::default()]
 }
 
 struct Work<'a> {
@@ -131,6 +131,14 @@ impl Work<'_> {
     fn add_disk(&mut self, index: usize, source: &Source, candidates: &mut Vec<Candidate>) -> Result<()> {
         let Source { name, device, location } = source;
         let whole = Volume::whole(name, device.clone());
+        // The table of partitions on a member whose data begin with its first sector is that of the array.
+        if md::is_whole(&**device) {
+            let name = whole.name.clone();
+            candidates.push(Candidate { name: name.clone(), device: device.clone(), disk: index, depth: 0 });
+            self.depths.insert(name, 0);
+            self.stack.volumes.push(Assembled { volume: whole, disk: index });
+            return Ok(());
+        }
         let (found, disk) = scan::partitions(device.clone(), name).at(|| location.clone())?;
         let is_partitioned = !found.volumes.is_empty();
         self.stack.warnings.extend(found.warnings.into_iter().map(|warning| format!("{location}: {warning}")));

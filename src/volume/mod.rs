@@ -9,7 +9,10 @@ mod bare;
 pub mod crypt;
 pub mod edit;
 mod gpt;
+mod lvm;
 mod mbr;
+mod md;
+mod raid;
 mod scan;
 
 pub use assemble::{Assembled, Locked, Source, Stack, assemble};
