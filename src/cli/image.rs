@@ -1,5 +1,6 @@
 //! The arguments that say which image, and how to open it.
 
+use super::keys::KeyArgs;
 use crate::block::{ImageFormat, OpenOptions, Via};
 use crate::error::{Error, Result};
 use crate::guestfs::{DriveOptions, Guestfs, Layout, MountSpec, Overlay};
@@ -44,6 +45,9 @@ struct Manner {
     /// Use at most this much memory for caches
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     cache_size: u32,
+
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -154,11 +158,16 @@ impl Reading {
 
     /// Opens an image without mounting anything.
     pub(super) fn open_drives(&self, image: &str) -> Result<Guestfs> {
-        self.manner.open_with(image, &self.add, false, None, false)
+        self.manner.open_with(image, &self.add, false, None, false, true)
     }
 }
 
 impl Opening {
+    /// Opens the images for reading; encrypted volumes whose keys were not given stay closed.
+    pub(super) fn open_listing(&self, image: &str) -> Result<Guestfs> {
+        self.manner.open_with(image, &self.add, false, None, false, false)
+    }
+
     /// Opens the images for reading.
     pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
         self.open_with(image, false, None, false)
@@ -172,7 +181,7 @@ impl Opening {
         overlay: Option<Overlay>,
         discard: bool,
     ) -> Result<Guestfs> {
-        self.manner.open_with(image, &self.add, writable, overlay, discard)
+        self.manner.open_with(image, &self.add, writable, overlay, discard, true)
     }
 }
 
@@ -184,6 +193,7 @@ impl Manner {
         writable: bool,
         overlay: Option<Overlay>,
         discard: bool,
+        ask: bool,
     ) -> Result<Guestfs> {
         let options = DriveOptions {
             format: self.format.as_deref().map(ImageFormat::from_name).transpose()?,
@@ -203,6 +213,7 @@ impl Manner {
         for further in add {
             guest.add_drive_with(further, options.clone())?;
         }
+        guest.set_unlock(std::sync::Arc::new(self.keys.keys(ask)?));
         guest.launch()?;
         Ok(guest)
     }

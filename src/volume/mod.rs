@@ -9,8 +9,12 @@ mod bare;
 pub mod crypt;
 pub mod edit;
 mod gpt;
+mod hash;
+pub mod keys;
+pub mod luks;
 mod mbr;
 mod scan;
+mod sectors;
 
 pub use assemble::{Assembled, Locked, Source, Stack, assemble};
 pub use gpt::GptAttributes;
