@@ -37,7 +37,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let guest = args.opening.open(&args.image)?;
+    let guest = args.opening.open_listing(&args.image)?;
     let report =
         Report { disks: guest.devices()?, filesystems: guest.filesystems()?, warnings: guest.warnings().to_vec() };
     if args.tree {

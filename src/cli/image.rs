@@ -1,5 +1,6 @@
 //! The arguments that say which image, and how to open it.
 
+use super::keys::KeyArgs;
 use crate::block::{ImageFormat, OpenOptions, Via};
 use crate::error::{Error, Result};
 use crate::guestfs::{DriveOptions, Guestfs, Layout, MountSpec, Overlay};
@@ -44,6 +45,9 @@ struct Manner {
     /// Use at most this much memory for caches
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     cache_size: u32,
+
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -155,7 +159,7 @@ impl Reading {
 
     /// Opens an image without mounting anything.
     pub(super) fn open_drives(&self, image: &str) -> Result<Guestfs> {
-        self.manner.open_with(image, &self.add, false, None, false)
+        self.manner.open_with(image, &self.add, false, None, false, true)
     }
 }
 
@@ -201,14 +205,14 @@ impl Changing {
             true => Overlay::Temporary,
             false => Overlay::File(file.into()),
         });
-        let mut guest = self.reading.manner.open_with(image, &self.reading.add, self.rw, overlay, false)?;
+        let mut guest = self.reading.manner.open_with(image, &self.reading.add, self.rw, overlay, false, true)?;
         self.reading.choosing.mount(&mut guest, self.is_asked())?;
         Ok(guest)
     }
 
     /// Makes a handle without drives.
-    pub(super) fn open_nothing(&self) -> Guestfs {
-        self.reading.manner.handle()
+    pub(super) fn open_nothing(&self) -> Result<Guestfs> {
+        self.reading.manner.handle(true)
     }
 
     /// Returns how a drive is opened.
@@ -219,6 +223,11 @@ impl Changing {
 }
 
 impl Opening {
+    /// Opens the images for reading; encrypted volumes whose keys were not given stay closed.
+    pub(super) fn open_listing(&self, image: &str) -> Result<Guestfs> {
+        self.manner.open_with(image, &self.add, false, None, false, false)
+    }
+
     /// Opens the images for reading.
     pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
         self.open_with(image, false, None, false)
@@ -232,7 +241,7 @@ impl Opening {
         overlay: Option<Overlay>,
         discard: bool,
     ) -> Result<Guestfs> {
-        self.manner.open_with(image, &self.add, writable, overlay, discard)
+        self.manner.open_with(image, &self.add, writable, overlay, discard, true)
     }
 }
 
@@ -250,12 +259,14 @@ impl Manner {
         })
     }
 
-    /// Makes a handle without drives.
-    fn handle(&self) -> Guestfs {
+    /// Makes a handle without drives, which asks on the terminal for keys that were not given where `ask` is set.
+    fn handle(&self, ask: bool) -> Result<Guestfs> {
         // Half of an address limit is left for threads, buffers and the program itself.
         let wanted = u64::from(self.cache_size) << 20;
         let limit = crate::sys::address_limit().map_or(wanted, |limit| limit / 4);
-        Guestfs::with_cache(wanted.min(limit) as usize)
+        let mut guest = Guestfs::with_cache(wanted.min(limit) as usize);
+        guest.set_unlock(std::sync::Arc::new(self.keys.keys(ask)?));
+        Ok(guest)
     }
 
     fn open_with(
@@ -265,9 +276,10 @@ impl Manner {
         writable: bool,
         overlay: Option<Overlay>,
         discard: bool,
+        ask: bool,
     ) -> Result<Guestfs> {
         let options = self.drive_options(writable, discard)?;
-        let mut guest = self.handle();
+        let mut guest = self.handle(ask)?;
         guest.add_drive_with(image, DriveOptions { overlay, ..options.clone() })?;
         for further in add {
             guest.add_drive_with(further, options.clone())?;

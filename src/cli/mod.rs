@@ -21,6 +21,7 @@ mod image;
 mod info;
 mod inspect;
 mod jobs;
+mod keys;
 mod logging;
 mod ls;
 mod mkfs;

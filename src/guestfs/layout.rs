@@ -153,6 +153,14 @@ impl Guestfs {
             .filter_map(|held| Some(format!("{} ({})", held.volume.name, held.identity.as_ref()?.kind)))
             .collect();
         let image = launched.disks.iter().map(|disk| disk.location.as_str()).collect::<Vec<_>>().join(", ");
+        let locked: Vec<&str> =
+            launched.volumes.iter().filter(|held| held.is_locked).map(|held| held.volume.name.as_str()).collect();
+        if !locked.is_empty() {
+            let names = locked.join(", ");
+            return Ok(Error::Usage(
+                format!("{image}: its filesystems are on what is locked: {names}; --key gives the key").into(),
+            ));
+        }
         Ok(if found.is_empty() {
             Error::NotAnImage(
                 format!(

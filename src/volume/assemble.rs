@@ -178,7 +178,7 @@ impl Work<'_> {
     }
 
     fn open(&mut self, candidate: &Candidate) -> Option<Made> {
-        let encrypted = crypt::probe(&*candidate.device)?;
+        let encrypted = crypt::probe(&*candidate.device).or_else(|| self.unlock.detached(&candidate.name))?;
         let Candidate { name, device, disk, .. } = candidate;
         match self.unlock.unlock(name, &encrypted, device) {
             Ok(Some(opened)) => {
@@ -191,10 +191,17 @@ impl Work<'_> {
                 };
                 return Some(Made { volume, disk: *disk });
             }
-            Ok(None) => self.stack.warnings.push(format!(
-                "{name}: locked: it is encrypted ({}); give its key with --key {name}:file:FILE or --key {name}:env:NAME",
-                encrypted.scheme
-            )),
+            Ok(None) => {
+                let tokens = match encrypted.tokens.as_slice() {
+                    [] => String::new(),
+                    tokens => format!(", with tokens of the type {}", tokens.join(", ")),
+                };
+                self.stack.warnings.push(format!(
+                    "{name}: locked: it is encrypted ({}{tokens}); give its key with --key {name}:file:FILE or --key \
+                     {name}:env:NAME",
+                    encrypted.scheme
+                ));
+            }
             Err(error) => self.stack.warnings.push(format!("{name}: locked: {error}")),
         }
         self.stack.locked.push(Locked { device: name.clone(), encrypted });

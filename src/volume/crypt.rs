@@ -3,6 +3,7 @@
 use crate::block::{BlockDevice, SharedDevice};
 use crate::bytes::{be16, until_nul};
 use crate::error::Result;
+use crate::volume::luks::Luks;
 use std::fmt;
 
 /// An encrypted volume, as it is known without its key.
@@ -14,6 +15,8 @@ pub struct Encrypted {
     pub name: String,
     /// Its UUID, where it has one.
     pub uuid: Option<String>,
+    /// The types of its tokens: the other ways by which its system gets the key, such as `systemd-tpm2`.
+    pub tokens: Vec<String>,
 }
 
 /// How a volume is encrypted.
@@ -41,6 +44,12 @@ pub trait Unlock: Send + Sync {
     /// # Errors
     /// Those of opening it: a wrong key, a cipher that is not supported, a damaged header.
     fn unlock(&self, name: &str, encrypted: &Encrypted, device: &SharedDevice) -> Result<Option<SharedDevice>>;
+
+    /// Returns what the device `name` is, where it is encrypted and its header lies elsewhere.
+    fn detached(&self, name: &str) -> Option<Encrypted> {
+        let _ = name;
+        None
+    }
 }
 
 /// Has no keys.
@@ -68,10 +77,16 @@ fn luks(device: &dyn BlockDevice) -> Option<Encrypted> {
     let uuid = String::from_utf8_lossy(until_nul(&header[UUID_OFFSET..])).into_owned();
     let is_plain = uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let uuid = Some(uuid).filter(|uuid| is_plain && !uuid.is_empty());
+    // What is wrong with a header is told where it is opened.
+    let tokens = match Luks::read(device) {
+        Ok(Some(luks)) => luks.tokens().map(|(_, kind)| kind.to_owned()).collect(),
+        _ => Vec::new(),
+    };
     Some(Encrypted {
         scheme: Scheme::Luks(be16(&header, 6)),
         name: format!("/dev/mapper/luks-{}", uuid.as_deref().unwrap_or("unknown")),
         uuid,
+        tokens,
     })
 }
 
@@ -88,5 +103,10 @@ fn bitlocker(device: &dyn BlockDevice) -> Option<Encrypted> {
     }
     // The serial number of the boot sector, as blkid has no UUID for the volume either.
     let serial = sector[72..80].iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Some(Encrypted { scheme: Scheme::BitLocker, name: format!("/dev/mapper/bitlk-{serial}"), uuid: None })
+    Some(Encrypted {
+        scheme: Scheme::BitLocker,
+        name: format!("/dev/mapper/bitlk-{serial}"),
+        uuid: None,
+        tokens: Vec::new(),
+    })
 }

@@ -9,11 +9,15 @@ mod bare;
 pub mod crypt;
 pub mod edit;
 mod gpt;
+mod hash;
+pub mod keys;
+pub mod luks;
 mod lvm;
 mod mbr;
 mod md;
 mod raid;
 mod scan;
+mod sectors;
 
 pub use assemble::{Assembled, Locked, Source, Stack, assemble};
 pub use gpt::GptAttributes;

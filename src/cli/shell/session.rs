@@ -59,7 +59,7 @@ impl Session {
     pub(super) fn open(changing: &Changing, image: Option<&str>, showing: Showing) -> Result<Self> {
         let guest = match image {
             Some(image) => changing.open_as_asked(image)?,
-            None => changing.open_nothing(),
+            None => changing.open_nothing()?,
         };
         let interrupted = Arc::new(AtomicBool::new(false));
         Bar::end_on_signals(&interrupted)?;
