@@ -10,7 +10,7 @@ use super::nbd::{self, qemu::QemuOptions};
 use super::qcow2::{self, DeviceStorage, FileStorage, Header, Parts, Qcow2, Reference, Snapshot, Storage};
 use super::references::{Guard, of_vmdk};
 use super::split::SplitDevice;
-use super::{ImageFormat, RawDevice, SharedDevice, archive, lock};
+use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, lock};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use std::ffi::OsStr;
@@ -207,6 +207,7 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
     let guard = Guard::new(path, &options.allow_backing)?;
     if options.format.is_none() && format == ImageFormat::Raw {
         let device = RawDevice::from_file(clone(&file)?, path, true)?;
+        refuse_evidence(&device)?;
         if archive::is_archive(&device)? {
             return open_archive(file, path, options);
         }
@@ -238,6 +239,19 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
     let image = open_qcow2(file, path, &guard, options, &mut 0)?;
     let snapshots = image.snapshots().to_vec();
     Ok(OpenImage { device: Arc::new(image), format, via: Via::Native, snapshots })
+}
+
+/// Refuses the containers of forensic tools by name: their bytes are no disk's.
+fn refuse_evidence(device: &RawDevice) -> Result<()> {
+    const MAGICS: [&[u8; 8]; 3] = [b"EVF\x09\x0d\x0a\xff\0", b"EVF2\x0d\x0a\x81\0", b"LVF\x09\x0d\x0a\xff\0"];
+    let mut magic = [0; 8];
+    if device.size() >= 8 {
+        device.read_at(&mut magic, 0)?;
+    }
+    match MAGICS.contains(&&magic) {
+        true => Err(Error::unsupported("an Expert Witness (EnCase, E01) image; make a raw one of it with ewfexport")),
+        false => Ok(()),
+    }
 }
 
 /// Opens the disk image in an archive, for reading.

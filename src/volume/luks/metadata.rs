@@ -126,7 +126,7 @@ pub(super) fn parse(json: &[u8]) -> Result<Header> {
     if counts.iter().any(|&count| count > MAX_OBJECTS) {
         return Err(wrong(format!("it has more than {MAX_OBJECTS} objects of one kind")));
     }
-    for requirement in &metadata.config.requirements.mandatory {
+    if let Some(requirement) = metadata.config.requirements.mandatory.first() {
         return Err(Error::unsupported(match requirement.as_str() {
             "online-reencrypt" | "online-reencrypt-v2" | "offline-reencrypt" => {
                 format!("a LUKS2 device whose reencryption is in progress ({requirement}); finish it with cryptsetup")
