@@ -1,5 +1,6 @@
 //! Look-ups go down the tree by key: in a large filesystem they cost little more than in a small one.
 //!
+//! What is counted are reads of the device, and bytes, since the time depends on what else the machine does; it is printed.
 //! `GUESTCTL_LARGE=1` compares 1,000,000 files with 10,000; without it, the numbers are smaller and the time short.
 
 mod common;
@@ -123,13 +124,12 @@ fn compare(kind: &str) {
     let (few, many) = if is_large() { (10, 1000) } else { (3, 60) };
     let small = cost(&image(folder.path(), kind, few), kind, few);
     let large = cost(&image(folder.path(), kind, many), kind, many);
-    println!("{kind}: {} files {small:?}, {} files {large:?}", few * IN_FOLDER, many * IN_FOLDER);
+    for (folders, cost) in [(few, small), (many, large)] {
+        let (files, Cost { reads, bytes, time }) = (folders * IN_FOLDER, cost);
+        println!("{kind}, {files} files: {reads:.0} reads, {bytes:.0} bytes, {time:?} each");
+    }
     assert!(large.reads <= small.reads.max(1.0) * 2.0, "{kind}: {small:?} {large:?}");
     assert!(large.bytes <= small.bytes.max(65536.0) * 2.0, "{kind}: {small:?} {large:?}");
-    // Time is as even as the machine is.
-    if is_large() {
-        assert!(large.time <= small.time * 2, "{kind}: {small:?} {large:?}");
-    }
 }
 
 #[test]
