@@ -8,7 +8,7 @@ use super::files::PIECE;
 use super::glob::matches;
 use super::ordered::in_order;
 use super::progress::Meter;
-use super::{Guestfs, replace};
+use super::{Guestfs, acl, replace};
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use crate::fs::{Attr, FileType, Timestamp};
 use crate::tree::{Node, Tree, Visit};
@@ -404,7 +404,7 @@ fn push_xattr(pax: &mut Vec<(String, Vec<u8>)>, name: &[u8], value: &[u8]) {
         _ => None,
     };
     if let Some(key) = acl {
-        if let Some(text) = acl_text(value) {
+        if let Some(text) = acl::to_text(value) {
             pax.push((key.to_owned(), text.into_bytes()));
         }
         return;
@@ -419,29 +419,6 @@ fn push_xattr(pax: &mut Vec<(String, Vec<u8>)>, name: &[u8], value: &[u8]) {
     {
         pax.push((format!("SCHILY.xattr.{name}"), value.to_vec()));
     }
-}
-
-/// Returns an access control list in the text form of acl(5), with numbers, from the form of its extended attribute: a
-/// version (2), and entries of tag, permissions and id, all little-endian.
-fn acl_text(value: &[u8]) -> Option<String> {
-    use crate::bytes::{le16, le32};
-    let entries = value.get(4..).filter(|rest| le32(value, 0) == 2 && rest.len() % 8 == 0)?;
-    let mut lines = Vec::new();
-    for entry in entries.chunks_exact(8) {
-        let (tag, bits, id) = (le16(entry, 0), le16(entry, 2), le32(entry, 4));
-        let who = match tag {
-            0x01 => String::from("user:"),
-            0x02 => format!("user:{id}"),
-            0x04 => String::from("group:"),
-            0x08 => format!("group:{id}"),
-            0x10 => String::from("mask:"),
-            0x20 => String::from("other:"),
-            _ => return None,
-        };
-        let letter = |bit, letter| if bits & bit != 0 { letter } else { '-' };
-        lines.push(format!("{who}:{}{}{}", letter(4, 'r'), letter(2, 'w'), letter(1, 'x')));
-    }
-    Some(lines.join("\n") + "\n")
 }
 
 /// Returns the map of a sparse file as its data begins with: the count, then offset and length of each stretch, in decimal

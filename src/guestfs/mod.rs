@@ -16,10 +16,14 @@
 //! # }
 //! ```
 
+mod acl;
 mod archive;
+mod attributes;
 pub mod check;
 pub mod checksum;
 pub mod convert;
+mod copy;
+mod copy_in;
 mod copy_out;
 mod cpio;
 mod create;
@@ -31,12 +35,17 @@ mod layout;
 mod local;
 mod mkfs;
 mod mounts;
+mod names;
 pub(crate) mod ordered;
 mod os;
 mod partitions;
 mod progress;
+mod put;
 pub(crate) mod replace;
 mod search;
+mod tar_in;
+mod untar;
+mod write;
 
 pub use archive::{Compression, TarOptions};
 pub use copy_out::{CopyFailed, CopyOptions};
@@ -51,6 +60,7 @@ pub use os::Root;
 pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
 pub(crate) use search::lines;
+pub use tar_in::TarInOptions;
 
 use crate::block::{ImageFormat, SharedDevice};
 use crate::cache::CachePool;
@@ -64,6 +74,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::time::Instant;
 
 /// The budget of the caches, in bytes, where none is set.
@@ -112,6 +123,8 @@ pub struct Guestfs {
     progress: Option<ProgressCallback>,
     trace: bool,
     local: Option<local::LocalMount>,
+    /// The bits that new files do not get.
+    umask: AtomicU16,
 }
 
 impl Guestfs {
@@ -135,6 +148,7 @@ impl Guestfs {
             progress: None,
             trace: false,
             local: None,
+            umask: AtomicU16::new(0o022),
         }
     }
 
