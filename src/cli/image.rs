@@ -186,6 +186,11 @@ impl Changing {
         self.rw || self.overlay.is_some()
     }
 
+    /// Returns how an image is read.
+    pub(super) fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
     /// Opens an image for writing and mounts what was asked for.
     ///
     /// # Errors

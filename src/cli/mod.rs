@@ -3,6 +3,7 @@
 //! One definition, clap's, gives the parser, `--help` and docs/cli.md. A command does its work through
 //! [`Guestfs`](crate::guestfs::Guestfs) and the tree, and knows nothing of formats.
 
+mod attributes;
 mod cat;
 mod check;
 mod checksum;
@@ -13,6 +14,7 @@ mod create;
 mod df;
 mod diff;
 mod du;
+mod edit;
 mod exit;
 mod filesystems;
 mod find;
@@ -25,14 +27,18 @@ mod keys;
 mod logging;
 mod ls;
 mod mkfs;
+mod mode;
 mod mount;
+mod names;
 mod output;
 mod part;
+mod put;
 mod row;
 mod shell;
 mod show;
 mod stat;
 mod tar_out;
+mod target;
 mod umount;
 
 use crate::error::Result;
@@ -66,7 +72,21 @@ enum Command {
     Df(df::Args),
     Cp(cp::Args),
     CopyOut(cp::CopyOutArgs),
+    CopyIn(put::CopyInArgs),
     TarOut(tar_out::Args),
+    TarIn(put::TarInArgs),
+    Write(put::WriteArgs),
+    Edit(edit::Args),
+    Rm(names::RmArgs),
+    Mkdir(names::MkdirArgs),
+    Rmdir(names::RmdirArgs),
+    Mv(names::MvArgs),
+    Ln(names::LnArgs),
+    Touch(attributes::TouchArgs),
+    Truncate(attributes::TruncateArgs),
+    Chmod(attributes::ChmodArgs),
+    Chown(attributes::ChownArgs),
+    Xattr(attributes::XattrArgs),
     Checksum(checksum::Args),
     Diff(diff::Args),
     Info(info::Args),
@@ -121,6 +141,20 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Df(args) => df::run(args),
         Command::Cp(args) => cp::run(args),
         Command::CopyOut(args) => cp::run_copy_out(args),
+        Command::CopyIn(args) => put::copy_in(args),
+        Command::TarIn(args) => put::tar_in(args),
+        Command::Write(args) => put::write(args),
+        Command::Edit(args) => edit::run(args),
+        Command::Rm(args) => names::rm(args),
+        Command::Mkdir(args) => names::mkdir(args),
+        Command::Rmdir(args) => names::rmdir(args),
+        Command::Mv(args) => names::mv(args),
+        Command::Ln(args) => names::ln(args),
+        Command::Touch(args) => attributes::touch(args),
+        Command::Truncate(args) => attributes::truncate(args),
+        Command::Chmod(args) => attributes::chmod(args),
+        Command::Chown(args) => attributes::chown(args),
+        Command::Xattr(args) => attributes::xattr(args),
         Command::TarOut(args) => tar_out::run(args),
         Command::Checksum(args) => checksum::run(args),
         Command::Diff(args) => diff::run(args),
