@@ -12,6 +12,14 @@ const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
+/// Returns the number of a user (`true`) or of a group by its name.
+pub(super) type Ids<'a> = dyn Fn(bool, &str) -> Option<u32> + 'a;
+
+/// Knows no names.
+pub(super) fn no_names(_is_user: bool, _name: &str) -> Option<u32> {
+    None
+}
+
 /// The id of an entry that has none.
 const NO_ID: u32 = u32::MAX;
 
@@ -40,8 +48,8 @@ pub(super) fn to_text(value: &[u8]) -> Option<String> {
 
 /// Returns a list in the form of the attribute, of entries that are divided by commas or lines. An entry may have a fourth
 /// field, an id that counts more than a name, as archives have it. A mask that is missing is that of all groups and named
-/// users, as setfacl(1) makes it.
-pub(super) fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+/// users, as setfacl(1) makes it. Names are looked up in `ids`.
+pub(super) fn from_text(text: &[u8], ids: &Ids<'_>) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(text).ok()?;
     let mut entries: Vec<(u16, u32, u16)> = Vec::new();
     for entry in text.split([',', '\n']) {
@@ -59,7 +67,10 @@ pub(super) fn from_text(text: &[u8]) -> Option<Vec<u8>> {
         let id = match (who, number) {
             ("", _) => NO_ID,
             (_, Some(number)) => number.parse().ok()?,
-            (who, None) => who.parse().ok()?,
+            (who, None) => match who.parse() {
+                Ok(number) => number,
+                Err(_) => ids(matches!(tag, "u" | "user"), who)?,
+            },
         };
         let (tag, id) = match (tag, who.is_empty()) {
             ("u" | "user", true) => (USER_OBJ, NO_ID),
@@ -114,19 +125,23 @@ mod tests {
     #[test]
     fn a_list_is_the_same_there_and_back() {
         let text = "user::rw-\nuser:1000:r--\ngroup::r--\ngroup:77:rw-\nmask::rw-\nother::---\n";
-        let value = from_text(text.as_bytes()).expect("a list");
+        let value = from_text(text.as_bytes(), &no_names).expect("a list");
         assert_eq!(value.len(), 4 + 6 * 8);
         assert_eq!(to_text(&value).as_deref(), Some(text));
-        let short = from_text(b"o::---,u::6,u:joe:r--:1000,g::r,g:77:rw").expect("a list");
+        let short = from_text(b"o::---,u::6,u:joe:r--:1000,g::r,g:77:rw", &no_names).expect("a list");
+        let named = from_text(b"o::---,u::6,u:joe:r--,g::r,g:77:rw", &|is_user, name| {
+            (is_user && name == "joe").then_some(1000)
+        });
+        assert_eq!(named, Some(value.clone()));
         assert_eq!(short, value, "a name with its number, another order, and the mask that follows");
     }
 
     #[test]
     fn what_is_no_list_is_refused() {
         for text in ["", "user::rw-", "user::rw-,group::r--,other::q", "user:joe:r--,user::7,group::7,other::7"] {
-            assert_eq!(from_text(text.as_bytes()), None, "{text}");
+            assert_eq!(from_text(text.as_bytes(), &no_names), None, "{text}");
         }
-        assert_eq!(from_text(b"u::7,g::7,o::7,o::1"), None);
+        assert_eq!(from_text(b"u::7,g::7,o::7,o::1", &no_names), None);
         for value in [&[][..], &[1, 0, 0, 0], &[2, 0, 0, 0, 9], &[2, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0]] {
             assert_eq!(to_text(value), None, "{value:?}");
         }

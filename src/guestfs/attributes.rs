@@ -189,7 +189,7 @@ impl Guestfs {
     /// [`Error::Usage`] for another kind or a text that is no such list, and as [`setxattr`](Self::setxattr).
     pub fn acl_set_file(&self, path: impl AsRef<OsStr>, kind: &str, text: &str) -> Result<()> {
         let name = acl_name(kind)?;
-        let value = acl::from_text(text.as_bytes())
+        let value = acl::from_text(text.as_bytes(), &acl::no_names)
             .ok_or_else(|| Error::Usage(format!("{text:?} is no access control list").into()))?;
         self.setxattr(OsStr::from_bytes(name), value, path)
     }

@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 struct Place {
     dir: Node,
     name: Vec<u8>,
+    /// The folder that is filled with what another holds, in place of a new one.
+    into: Option<Node>,
 }
 
 /// A folder that is being filled.
@@ -86,7 +88,10 @@ impl Copy<'_> {
                     return Ok(Visit::Enter);
                 }
                 let new = self.new_file(tree, file.node, file.attr).at(here)?;
-                let (node, was_there) = self.put.folder(dir, name, &new).at(here)?;
+                let (node, was_there) = match to.into.filter(|_| file.depth == 0) {
+                    Some(node) => (node, true),
+                    None => self.put.folder(dir, name, &new).at(here)?,
+                };
                 open.push(Open { node, new, was_there });
                 Ok(Visit::Enter)
             },
@@ -105,16 +110,19 @@ impl Guestfs {
         let here = || to.display().to_string();
         match self.find_to_change(to, true) {
             Ok((_, found)) if found.attr.is_dir() => {
+                if from.attr.is_dir() && is_contents(given) {
+                    return Ok(Place { dir: found.node, name: Vec::new(), into: Some(found.node) });
+                }
                 let last =
                     |path: &[u8]| path.rsplit(|&byte| byte == b'/').find(|name| !name.is_empty()).map(<[u8]>::to_vec);
                 let name = last(given.as_bytes()).filter(|name| !matches!(name.as_slice(), b"." | b".."));
                 let name = name.or_else(|| last(&from.path)).ok_or(Error::Errno(libc::EINVAL)).at(here)?;
-                Ok(Place { dir: found.node, name })
+                Ok(Place { dir: found.node, name, into: None })
             }
             Err(error) if !error.is_errno(libc::ENOENT) => Err(error),
             _ => {
                 let (_, dir, name) = self.find_place(to)?;
-                Ok(Place { dir, name })
+                Ok(Place { dir, name, into: None })
             }
         }
     }
@@ -179,7 +187,7 @@ impl Guestfs {
 
     fn copy_to_place(&self, tree: &Tree, from: &Found, to: &Place, attributes: bool) -> Result<()> {
         writer(tree, to.dir)?;
-        let old = tree.lookup(to.dir, &to.name).ok();
+        let old = if to.into.is_some() { None } else { tree.lookup(to.dir, &to.name).ok() };
         if old.as_ref().is_some_and(|(node, _)| *node == from.node) {
             return Err(Error::Usage("it would be copied onto itself".into()));
         }
@@ -235,6 +243,12 @@ impl Guestfs {
         }
         remove(tree, dir, &name, false).at(|| from.display().to_string())
     }
+}
+
+/// Says whether a path stands for what its folder holds.
+fn is_contents(path: &OsStr) -> bool {
+    let path = path.as_bytes();
+    path.ends_with(b"/.") || path == b"." || path.iter().all(|&byte| byte == b'/')
 }
 
 /// Says whether a folder is another one or lies in it.

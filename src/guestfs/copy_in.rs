@@ -109,7 +109,7 @@ impl CopyIn<'_> {
         let new = self.new_file(path, metadata)?;
         let (node, was_there) = match name {
             Some(name) => self.put.folder(dir, name, &new)?,
-            // What the folder holds goes into one that is there and keeps its attributes.
+            // What the folder holds goes into one that is there.
             None => (dir, true),
         };
         let entries = std::fs::read_dir(path).doing(|| format!("cannot read {}", path.display()))?;
@@ -131,15 +131,11 @@ impl CopyIn<'_> {
     ) -> Result<()> {
         let mut path = top.to_owned();
         let mut open = vec![self.open(&path, metadata, dir, name).at(|| path.display().to_string())?];
-        let keeps_top = name.is_some();
         while let Some(folder) = open.last_mut() {
             let Some(entry) = folder.entries.next() else {
                 let folder = open.pop().expect("there is one");
-                if keeps_top || !open.is_empty() {
-                    let closed = self.close(&folder);
-                    if let Err(error) = closed {
-                        failed(&path, error.at(path.display().to_string()))?;
-                    }
+                if let Err(error) = self.close(&folder) {
+                    failed(&path, error.at(path.display().to_string()))?;
                 }
                 path.pop();
                 continue;

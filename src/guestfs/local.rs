@@ -2,6 +2,7 @@
 
 use super::Guestfs;
 use crate::error::{Error, IoContext, Result};
+use crate::fs::Filesystem;
 use crate::fuse::{MountOptions, Server, Stopper};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +54,38 @@ impl Guestfs {
             return Err(error);
         }
         let ended = local.thread.join();
-        ended.unwrap_or_else(|_| Err(Error::io("the serving thread panicked", std::io::ErrorKind::Other.into())))
+        let ended =
+            ended.unwrap_or_else(|_| Err(Error::io("the serving thread panicked", std::io::ErrorKind::Other.into())));
+        ended.and(self.reopen_written())
+    }
+
+    /// Opens again what can be written: the mount has closed it when it ended.
+    fn reopen_written(&mut self) -> Result<()> {
+        let options = self.fs_options();
+        let mut written: Vec<Arc<dyn Filesystem>> = Vec::new();
+        for mounted in &self.mounts {
+            let is_known = written.iter().any(|known| Arc::ptr_eq(known, &mounted.filesystem));
+            if mounted.filesystem.writer().is_some() && !is_known {
+                written.push(Arc::clone(&mounted.filesystem));
+            }
+        }
+        for old in written {
+            let launched = self.launched()?;
+            let key = {
+                let mut open = launched.open.lock();
+                let key = open.iter().find(|(_, filesystem)| Arc::ptr_eq(filesystem, &old)).map(|(key, _)| key.clone());
+                let Some(key) = key else { continue };
+                open.remove(&key);
+                key
+            };
+            let again = launched.filesystem(launched.held(&key.0)?, key.1.as_ref(), &options, true)?;
+            for mounted in self.mounts.iter_mut().filter(|mounted| Arc::ptr_eq(&mounted.filesystem, &old)) {
+                mounted.filesystem = Arc::clone(&again);
+            }
+        }
+        if !self.mounts.is_empty() {
+            self.tree = Some(self.make_tree()?);
+        }
+        Ok(())
     }
 }

@@ -24,7 +24,7 @@ pub struct MkfsOptions {
 }
 
 /// How much is copied at once, in bytes.
-const PIECE: u64 = 1 << 20;
+pub(super) const PIECE: u64 = 1 << 20;
 
 /// The tool of a type, the package that it is in, and its options.
 struct Tool {
@@ -114,7 +114,7 @@ fn tool(kind: &str) -> Result<Tool> {
 }
 
 /// Finds a program on the path, and where a plain user's path leaves administrators' programs out.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|folder| folder.join(name)).find(|file| file.is_file())
@@ -239,7 +239,7 @@ impl Guestfs {
     }
 
     /// Returns a device that is about to be overwritten, and the index of its drive.
-    fn target(&self, device: &str) -> Result<(crate::block::SharedDevice, usize)> {
+    pub(super) fn target(&self, device: &str) -> Result<(crate::block::SharedDevice, usize)> {
         let target = self.device(device)?;
         let disk = self.device_index(device).or_else(|_| self.launched()?.held(device).map(|held| held.disk))?;
         let is_drive = self.device_index(device).is_ok();

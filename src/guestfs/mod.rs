@@ -31,6 +31,7 @@ mod devices;
 mod drive;
 mod files;
 pub mod glob;
+mod identity;
 mod layout;
 mod local;
 mod mkfs;

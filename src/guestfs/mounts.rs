@@ -130,7 +130,7 @@ impl Guestfs {
         Ok(())
     }
 
-    fn make_tree(&self) -> Result<Arc<Tree>> {
+    pub(super) fn make_tree(&self) -> Result<Arc<Tree>> {
         let mounts = self.mounts.iter().map(|mounted| Mount {
             filesystem: Arc::clone(&mounted.filesystem),
             mountpoint: mounted.mountpoint.clone(),

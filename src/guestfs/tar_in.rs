@@ -5,12 +5,12 @@
 //! before are followed, within the guest's tree. A file gets its name, or takes that of another, when it is complete;
 //! folders get their attributes when everything is in them.
 
-use super::Guestfs;
 use super::archive::Compression;
 use super::files::PIECE;
 use super::progress::Meter;
 use super::put::{ACL_ACCESS, ACL_DEFAULT, Held, New, Put, now, remove, writer};
 use super::untar::{Kind, Member, Members, decompress};
+use super::{Guestfs, acl};
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use crate::fs::FileType;
 use crate::tree::{MAX_SYMLINKS, Node, Tree};
@@ -20,6 +20,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
+
+/// The largest list of users or groups that is read, in bytes.
+const LARGEST_LIST: u64 = 4 << 20;
 
 /// How much of an archive is read and decompressed ahead: so many pieces of so many bytes.
 const PIECES_AHEAD: usize = 8;
@@ -103,6 +106,9 @@ type Ids = HashMap<Vec<u8>, u32>;
 
 /// Returns the numbers of the names in a guest's `/etc/passwd` or `/etc/group`.
 fn read_ids(guest: &Guestfs, path: &str) -> Ids {
+    if !guest.filesize(path).is_ok_and(|size| size <= LARGEST_LIST) {
+        return Ids::new();
+    }
     let Ok(contents) = guest.read_file(path) else { return Ids::new() };
     let entry = |line: &[u8]| {
         let mut fields = line.split(|&byte| byte == b':');
@@ -206,13 +212,28 @@ impl Unpack<'_> {
     }
 
     fn new_file(&self, member: &mut Member, file_type: FileType) -> New {
-        let id = |names: &Ids, name: &[u8], number: u32| names.get(name).copied().unwrap_or(number);
+        let by_name = !self.options.numeric_owner;
+        let id = |names: &Ids, name: &[u8], number: u32| {
+            if by_name { names.get(name).copied().unwrap_or(number) } else { number }
+        };
         let wanted = |name: &[u8]| match name {
             b"security.selinux" => self.options.selinux,
             name if name == ACL_ACCESS || name == ACL_DEFAULT => self.options.acls,
             _ => self.options.xattrs,
         };
         let mut xattrs = std::mem::take(&mut member.xattrs);
+        let number = |is_user: bool, name: &str| {
+            if is_user { self.users.get(name.as_bytes()).copied() } else { self.groups.get(name.as_bytes()).copied() }
+        };
+        for (name, text) in std::mem::take(&mut member.acls) {
+            match acl::from_text(&text, &number) {
+                Some(value) => xattrs.push((name, value)),
+                None => log::warn!(
+                    "an access control list is left out, since the guest does not know its names: {}",
+                    text.escape_ascii()
+                ),
+            }
+        }
         xattrs.retain(|(name, _)| wanted(name));
         New {
             file_type,
@@ -396,15 +417,13 @@ impl Guestfs {
         self.check_not_local()?;
         let (tree, found) = self.find_folder(folder)?;
         writer(tree, found.node).at(|| folder.display().to_string())?;
-        let by_name = options.owners && !options.numeric_owner;
-        let ids = |path| if by_name { read_ids(self, path) } else { Ids::new() };
         let mut unpack = Unpack {
             tree,
             put: Put::new(tree, options.owners, options.acls),
             options,
             top: found.node,
-            users: ids("/etc/passwd"),
-            groups: ids("/etc/group"),
+            users: read_ids(self, "/etc/passwd"),
+            groups: read_ids(self, "/etc/group"),
             stray_links: HashSet::new(),
             folders: Vec::new(),
             known: HashMap::new(),

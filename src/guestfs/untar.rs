@@ -4,7 +4,6 @@
 //! before both. See pax(1) of POSIX, and "Basic Tar Format" and "Storing Sparse Files" of the manual of GNU tar. Nothing of
 //! an archive is trusted: what it makes this program keep is limited, and numbers are checked.
 
-use super::acl;
 use super::put::{ACL_ACCESS, ACL_DEFAULT, Xattrs};
 use crate::error::{Error, IoContext, Result};
 use crate::fs::{FileType, Timestamp};
@@ -72,6 +71,8 @@ pub(super) struct Member {
     pub(super) mtime: Timestamp,
     pub(super) atime: Option<Timestamp>,
     pub(super) xattrs: Xattrs,
+    /// Access control lists in the text form, with the names of their attributes.
+    pub(super) acls: Xattrs,
     /// The size that the file is to have, in bytes.
     pub(super) size: u64,
     /// Where there is data, as offset and length; `None` for a file without holes.
@@ -349,7 +350,11 @@ impl<R: Read> Members<R> {
             rdev,
             mtime,
             atime: all.get("atime").and_then(time),
-            xattrs: xattrs(&all)?,
+            xattrs: xattrs(&all),
+            acls: [("SCHILY.acl.access", ACL_ACCESS), ("SCHILY.acl.default", ACL_DEFAULT)]
+                .into_iter()
+                .filter_map(|(key, name)| Some((name.to_vec(), all.get(key)?.to_vec())))
+                .collect(),
             size,
             map: None,
         };
@@ -487,7 +492,7 @@ fn check_sum(header: &[u8; BLOCK]) -> Result<()> {
 }
 
 /// Returns the extended attributes that the extensions tell of.
-fn xattrs(all: &Extensions) -> Result<Xattrs> {
+fn xattrs(all: &Extensions) -> Xattrs {
     let mut found: Xattrs = Vec::new();
     let mut set = |name: &[u8], value: Vec<u8>| {
         found.retain(|(known, _)| known != name);
@@ -506,12 +511,7 @@ fn xattrs(all: &Extensions) -> Result<Xattrs> {
             set(b"security.selinux", label);
         }
     }
-    for (key, name) in [("SCHILY.acl.access", ACL_ACCESS), ("SCHILY.acl.default", ACL_DEFAULT)] {
-        if let Some(text) = all.get(key) {
-            set(name, acl::from_text(text).ok_or_else(|| damaged("an access control list is none"))?);
-        }
-    }
-    Ok(found)
+    found
 }
 
 /// Opens a stream of an archive that may be compressed, as its first bytes tell where `compression` does not.
