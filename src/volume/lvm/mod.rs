@@ -108,9 +108,15 @@ fn volumes(group: &Group, found: &[(&String, &Member)], warnings: &mut Vec<Strin
     let disk = found.iter().map(|(_, member)| member.disk).min().unwrap_or(0);
     let mut builder = build::Builder::new(group, &devices);
     let is_pool = |volume: &group::Volume| {
-        volume.segments.iter().any(|segment| matches!(segment.kind.as_str(), "thin-pool" | "cache-pool" | "vdo-pool"))
+        volume
+            .segments
+            .iter()
+            .any(|segment| matches!(segment.kind.as_str(), "thin-pool" | "cache-pool" | "vdo-pool" | "snapshot"))
     };
-    for (name, volume) in group.logical.iter().filter(|(_, volume)| volume.visible && !is_pool(volume)) {
+    // Of a snapshot of the old kind, a volume without bytes is the visible one; its store bears its name.
+    let is_shown =
+        |name: &str, volume: &group::Volume| (volume.visible || group.snapshot_of(name).is_some()) && !is_pool(volume);
+    for (name, volume) in group.logical.iter().filter(|(name, volume)| is_shown(name, volume)) {
         let path = format!("/dev/{}/{name}", group.name);
         match builder.visible(name) {
             Ok(device) => made.push(Made {

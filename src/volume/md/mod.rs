@@ -288,7 +288,7 @@ fn build(superblock: &Superblock, members: Members, sizes: &[u64]) -> Result<Sha
         -1 => {
             let mut end = 0_u64;
             let part = |(member, &size): (usize, &u64)| {
-                end = end.saturating_add(if chunk == 0 { size } else { size / chunk * chunk });
+                end = end.saturating_add(size.checked_div(chunk).map_or(size, |count| count * chunk));
                 concat::Part { end, member, offset: 0 }
             };
             let layout = concat::Concat::new(sizes.iter().enumerate().map(part).collect::<Vec<_>>());
@@ -310,7 +310,7 @@ fn build(superblock: &Superblock, members: Members, sizes: &[u64]) -> Result<Sha
             }
             Arc::new(mirror::Mirror::new(members, data, false))
         }
-        4 | 5 | 6 => {
+        4..=6 => {
             let parities = if superblock.level == 6 { 2 } else { 1 };
             let algorithm = if superblock.level == 4 { parity::PARITY_LAST } else { layout };
             let layout = parity::Parity::new(chunk, count, parities, algorithm)

@@ -27,7 +27,7 @@ impl Mirror {
                 Err(error) => first = first.or(Some(error)),
             }
         }
-        Err(first.map_or_else(|| member(&self.legs, 0).err().unwrap_or(Error::Errno(libc::EIO)), |error| error))
+        Err(first.unwrap_or_else(|| member(&self.legs, 0).err().unwrap_or(Error::Errno(libc::EIO))))
     }
 
     fn all(&self, offset: u64, len: u64, mut act: impl FnMut(&dyn BlockDevice) -> Result<()>) -> Result<()> {

@@ -36,7 +36,7 @@ impl Raid10 {
             _ => return None,
         };
         // A set that does not divide the members has a larger last one, which MD makes in no released tool.
-        if set == 0 || count % set != 0 {
+        if set == 0 || !count.is_multiple_of(set) {
             return None;
         }
         let chunks = (member_size / chunk / far).checked_mul(count)? / near;
