@@ -83,3 +83,36 @@ fn flags_of_chattr_refuse_what_the_kernels_mount_refuses() {
     assert!(shown[1].lines().count() > 80, "{}", shown[1]);
     assert!(shown[0].lines().count() == shown[1].lines().count() && differences.is_empty(), "{}", differences.concat());
 }
+
+#[test]
+fn the_kernel_keeps_no_name_of_a_casefolded_folder_that_another_spelling_changes() {
+    if let Some(why) = cannot_mount() {
+        return skip(why);
+    }
+    let workspace = Workspace::new();
+    let image = workspace.path("disk.img");
+    run(
+        "mke2fs",
+        &[
+            OsStr::new("-q"),
+            "-t".as_ref(),
+            "ext4".as_ref(),
+            "-O".as_ref(),
+            "casefold".as_ref(),
+            image.as_ref(),
+            "32M".as_ref(),
+        ],
+    );
+    let mounted = workspace.mount("mnt", image.as_os_str(), &["--rw"]);
+    let steps = r#"
+        set -e; cd "$1"; mkdir dir; chattr +F dir; mkdir dir/Below
+        ! cat dir/FILE 2>/dev/null; echo one > dir/File; cat dir/FILE dir/file
+        rm dir/fILE; ! cat dir/File 2>/dev/null; ! cat dir/FILE 2>/dev/null
+        echo two > dir/FILE; cat dir/File; ls dir; mv dir/fIle dir/BELOW/there; ! cat dir/FILE 2>/dev/null
+        cat dir/below/THERE; rm -r dir/bElOw; ls dir"#;
+    let shown = run("bash", &[OsStr::new("-c"), steps.as_ref(), "steps".as_ref(), mounted.folder.as_ref()]);
+    assert_eq!(String::from_utf8_lossy(&shown), "one\none\ntwo\nBelow\nFILE\ntwo\n");
+    mounted.umount();
+    let checked = output("e2fsck", &[OsStr::new("-fn"), image.as_ref()]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}

@@ -98,6 +98,8 @@ pub mod inode_flags {
     pub const VERITY: u32 = 0x10_0000;
     /// It is read from memory of the machine itself.
     pub const DAX: u32 = 0x200_0000;
+    /// Names in it that differ only in case are the same.
+    pub const CASEFOLD: u32 = 0x4000_0000;
     /// What is made in it gets its project.
     pub const PROJECT_INHERIT: u32 = 0x2000_0000;
 }

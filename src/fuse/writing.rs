@@ -107,11 +107,12 @@ impl Face {
         Credentials { uid: request.uid(), gid: request.gid(), umask: (umask & 0o777) as u16 }
     }
 
-    pub(super) fn reply_made(&self, made: Result<(Node, Attr)>, reply: ReplyEntry) {
+    pub(super) fn reply_made(&self, parent: INodeNo, made: Result<(Node, Attr)>, reply: ReplyEntry) {
         match made {
             Ok((node, attr)) => {
                 let generation = Generation(attr.generation.into());
-                reply.entry(&super::face::FOREVER, &self.entry(node, &attr), generation);
+                let shown = self.entry(node, &attr);
+                reply.entry(&self.name_lifetime(self.node(parent)), &shown, generation);
             }
             Err(error) => reply.error(errno(&error)),
         }

@@ -1,14 +1,17 @@
 //! Changes of an inode's own fields: mode, owner, times, flags.
 
-use super::super::inode::flag;
+use super::super::features::incompat;
+use super::super::inode::{Inode, flag};
 use super::super::xattr::index;
 use super::core::{CREDITS, Core};
+use super::dirs::Dir;
 use super::edit::{InodeEdit, now};
 use super::op::Op;
 use super::{file, space, xattrs};
 use crate::error::{Error, Result};
 use crate::fs::FileType;
 use crate::fs::write::SetAttr;
+use std::sync::Arc;
 
 /// The flags that `chattr` may set here: those whose meaning does not change how the inode is stored.
 const SETTABLE: u32 = flag::IMMUTABLE
@@ -96,6 +99,21 @@ pub(super) fn set(core: &Core, ino: u32, set: &SetAttr) -> Result<()> {
     Ok(())
 }
 
+/// Checks that a directory may become case-insensitive, or cease to be; returns the flag.
+fn may_fold(core: &Core, inode: &Arc<Inode>, edit: &InodeEdit) -> Result<u32> {
+    if !core.volume.superblock.has_incompat(incompat::CASEFOLD) {
+        return Err(Error::Errno(libc::EOPNOTSUPP));
+    }
+    if !inode.is_dir() {
+        return Err(Error::Errno(libc::ENOTDIR));
+    }
+    let mut op = Op::begin(core, 1)?;
+    if !(Dir { inode: Arc::clone(inode), edit: edit.clone() }).is_empty(&mut op)? {
+        return Err(Error::Errno(libc::ENOTEMPTY));
+    }
+    Ok(flag::CASEFOLD)
+}
+
 /// Sets the flags of `chattr`.
 ///
 /// # Errors
@@ -111,6 +129,7 @@ pub(super) fn set_flags(core: &Core, ino: u32, flags: u32) -> Result<()> {
         _ => return Err(Error::Errno(libc::EOPNOTSUPP)),
     };
     let changed = (inode.flags ^ flags) & flag::VISIBLE;
+    let allowed = if changed & flag::CASEFOLD == 0 { allowed } else { allowed | may_fold(core, &inode, &edit)? };
     // What cannot be set may be given as it is, since programs change one flag of those they were shown.
     if changed & !allowed != 0 {
         return Err(Error::Errno(libc::EOPNOTSUPP));
