@@ -42,7 +42,7 @@ pub(super) fn complete(session: &Session, line: &str) -> (usize, Vec<Pair>) {
     let Ok(Split { words, pipe: None, .. }) = Split::new(line[..start].trim_start_matches('-').as_bytes()) else {
         return (start, Vec::new());
     };
-    let typed = match Split::new(line[start..].as_bytes()) {
+    let typed = match Split::new(&line.as_bytes()[start..]) {
         Ok(split) => split.words.first().map_or_else(String::new, |word| word.to_string_lossy().into_owned()),
         Err(_) => return (start, Vec::new()),
     };
