@@ -113,7 +113,9 @@ macro_rules! model_tests {
                 is_for_kernel: $is_for_kernel,
             };
             let seeds = seeds();
-            for seed in seeds.clone() {
+            // 1002 once left trees that were deeper than they need be; it takes as long as all others, so one set has it.
+            let kept = (set.name == "random_operations_with_small_inodes_leave_what_the_model_has").then_some(1002);
+            for seed in seeds.clone().chain(kept) {
                 println!("{}: seed {seed}", set.name);
                 run(&set, seed, BATCHES, OPERATIONS);
             }
