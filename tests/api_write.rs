@@ -400,7 +400,7 @@ fn what_tar_out_wrote_tar_in_reads() -> Result<()> {
     let archive = bench.workspace.path("all.tar.zst");
     for (place, compression) in ["gzip", "bzip2", "xz", "zstd", "lz4"].into_iter().enumerate() {
         // Only the first and the last of them hold everything: the others are slow.
-        let from = if place == 0 { "/tree" } else { "/tree/sub" };
+        let from = if place == 0 { "/tree" } else { "/tree/deep" };
         bench.guest.tar_out_opts(from, &archive, Some(compression))?;
         let to = format!("/{compression}");
         bench.guest.mkdir(&to)?;
@@ -409,7 +409,7 @@ fn what_tar_out_wrote_tar_in_reads() -> Result<()> {
     bench.guest.mkdir("/again")?;
     bench.guest.tgz_in(
         &{
-            bench.guest.tgz_out("/tree/sub", &archive)?;
+            bench.guest.tgz_out("/tree/deep", &archive)?;
             archive.clone()
         },
         "/again",
@@ -417,7 +417,7 @@ fn what_tar_out_wrote_tar_in_reads() -> Result<()> {
     let mount = bench.look();
     assert_same_but_ctime(&tree, &mount.path.join("gzip"));
     for name in ["bzip2", "xz", "zstd", "lz4", "again"] {
-        assert_same_but_ctime(&tree.join("sub"), &mount.path.join(name));
+        assert_same_but_ctime(&tree.join("deep"), &mount.path.join(name));
     }
     Ok(())
 }
