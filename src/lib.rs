@@ -9,9 +9,9 @@
 //! | 5 | [`inspect`] | what operating system a tree holds |
 //! | 4 | [`tree`] | many filesystems as one tree, paths inside the guest |
 //! | 3 | [`fs`] | the filesystem traits, the probe, one driver for each format |
-//! | 2 | [`volume`] | partition tables: devices made of devices |
+//! | 2 | [`volume`] | partitions, arrays, volume groups: devices made of devices |
 //! | 1 | [`block`] | disk images: raw, qcow2, NBD |
-//! | 0 | [`error`], [`cache`], [`bytes`] | errors, the bounded cache, fields of on-disk structures |
+//! | 0 | [`error`], [`cache`], [`bytes`] | errors, the bounded cache, fields of on-disk structures, parity |
 
 pub mod block;
 pub mod bytes;
@@ -23,6 +23,7 @@ pub mod fs;
 pub mod fuse;
 pub mod guestfs;
 pub mod inspect;
+pub(crate) mod parity;
 pub mod sys;
 pub mod tree;
 pub mod volume;

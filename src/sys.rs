@@ -50,6 +50,15 @@ pub fn default_sigpipe() {
     }
 }
 
+/// Lets a write to a closed pipe fail instead.
+#[expect(unsafe_code, reason = "setting a signal's disposition has no safe wrapper")]
+pub fn ignore_sigpipe() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
 /// Keeps the allocator's arenas few: each reserves 64 MiB of addresses, which a limit on them would count.
 #[expect(unsafe_code, reason = "mallopt has no safe wrapper")]
 pub fn limit_allocator_arenas() {

@@ -119,7 +119,7 @@ fn a_read_only_mount_refuses_writing_and_umount_closes_the_image() {
     assert!(said.contains("in use"), "{said}");
     drop(busy);
     mounted.umount();
-    assert_eq!(who_has_open(&image), [], "umount returned before the image was closed");
+    assert_eq!(who_has_open(&image), [0_u32; 0], "umount returned before the image was closed");
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
         assert!(started.elapsed() < Duration::from_secs(15), "{}: it took {:?}", image.display(), started.elapsed());
         assert!(!is_mounted(&folder), "{}: something is mounted", image.display());
     }
-    assert_eq!(who_has_open(&good), [], "a server was left behind");
+    assert_eq!(who_has_open(&good), [0_u32; 0], "a server was left behind");
     let mounted = workspace.mount("mnt", good.as_os_str(), &[]);
     let (code, _, said) = guestctl(&[OsStr::new("mount"), good.as_ref(), folder.as_ref()]);
     assert_eq!(code, 6, "{said}");

@@ -464,12 +464,14 @@ fn an_image_has_one_writer() {
 #[test]
 fn memory_stays_bounded_while_much_is_written() {
     let Some(workspace) = ready() else { return };
-    let image = empty_image(&workspace, "disk.img", "1G", &[]);
+    // `GUESTCTL_MEGABYTES=4096` writes 4 GiB.
+    let megabytes: u32 = std::env::var("GUESTCTL_MEGABYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(700);
+    let image = empty_image(&workspace, "disk.img", &format!("{}M", megabytes / 4 * 5 + 100), &[]);
     let folder = workspace.folder("mnt");
     let script = format!("ulimit -v 524288; exec {GUESTCTL} mount --rw {} {}", image.display(), folder.display());
     run("bash", &["-c", &script]);
     let target = format!("of={}", folder.join("large").display());
-    run("dd", &["if=/dev/zero", &target, "bs=1M", "count=700", "conv=fsync", "status=none"]);
+    run("dd", &["if=/dev/zero", &target, "bs=1M", &format!("count={megabytes}"), "conv=fsync", "status=none"]);
     let (code, _, said) = guestctl(&[OsStr::new("umount"), folder.as_ref()]);
     assert_eq!(code, 0, "{said}");
     assert_clean(&image);

@@ -360,7 +360,7 @@ fn a_log_on_another_device_is_told_of() {
 }
 
 #[test]
-fn the_data_of_a_real_time_file_is_refused_by_name() {
+fn the_data_of_a_real_time_file_is_read_from_its_device_and_refused_without_it() {
     if !can_mount() {
         return;
     }
@@ -383,6 +383,34 @@ fn the_data_of_a_real_time_file_is_refused_by_name() {
     let filesystem = open(&image).expect("opens");
     assert_eq!(filesystem.attr(ino).expect("is there").size, 100_000);
     let error = filesystem.read(ino, 0, &mut [0; 10]).expect_err("is elsewhere");
-    assert!(error.to_string().contains("real-time"), "{error}");
+    assert!(error.to_string().contains("real-time") && error.to_string().contains("--add"), "{error}");
     assert_eq!(filesystem.next_data(ino, 0).expect("has data"), 0);
+    drop(filesystem);
+    // The file's blocks are those of the real-time device now, counted from its beginning.
+    let printed = run("xfs_db", &["-c", &format!("inode {ino}"), "-c", "print u3.bmx[0]", text(&image)]);
+    let printed = String::from_utf8(printed).expect("text");
+    // u3.bmx[0] = [startoff,startblock,blockcount,extentflag] [0,42,25,0]
+    let fields = printed.rsplit('[').next().and_then(|last| last.split(']').next()).expect("an extent");
+    let block: u64 = fields.split(',').nth(1).and_then(|number| number.parse().ok()).expect("a number");
+    let content = noise(100_000, 77);
+    use std::os::unix::fs::FileExt;
+    let device = File::options().write(true).open(&real_time).expect("opens");
+    device.write_all_at(&content, block * 4096).expect("writes");
+    let mut guest = guestctl::Guestfs::new().expect("a handle");
+    for path in [&image, &real_time] {
+        guest.add_drive_ro(text(path)).expect("is added");
+    }
+    guest.launch().expect("opens");
+    guest.mount_ro("/dev/sda", "/").expect("mounts");
+    assert_eq!(guest.read_file("/file").expect("is read"), content);
+    // One that is too small is not taken for it.
+    device.set_len(8 << 20).expect("sizes");
+    let mut guest = guestctl::Guestfs::new().expect("a handle");
+    for path in [&image, &real_time] {
+        guest.add_drive_ro(text(path)).expect("is added");
+    }
+    guest.launch().expect("opens");
+    guest.mount_ro("/dev/sda", "/").expect("mounts");
+    let error = guest.read_file("/file").expect_err("is elsewhere");
+    assert!(error.to_string().contains("real-time"), "{error}");
 }

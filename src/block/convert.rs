@@ -1,5 +1,6 @@
 //! Copying a whole disk into a new image: what is not stored is not read, zeroes are not written, and many threads work.
 
+use super::fresh::{Aligned, Fresh};
 use super::qcow2::Compression;
 use super::qcow2::bulk::Bulk;
 pub(crate) use super::qcow2::bulk::is_zero;
@@ -7,33 +8,9 @@ use super::{BlockDevice, ExtentKind};
 use crate::error::{Error, IoContext, Result};
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Zeroes that are left out of a raw image, in bytes: a page of the host.
 const RAW_GRAIN: usize = 4096;
-
-/// How much is written before the host is asked to begin to write it down, in bytes: at the end little is left to wait for.
-const WRITEBACK_STEP: u64 = 32 << 20;
-
-/// Counts what was written to a new image.
-struct Written<'a> {
-    file: &'a File,
-    bytes: AtomicU64,
-}
-
-impl<'a> Written<'a> {
-    fn new(file: &'a File) -> Self {
-        Self { file, bytes: AtomicU64::new(0) }
-    }
-
-    fn add(&self, bytes: u64) {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before / WRITEBACK_STEP != (before + bytes) / WRITEBACK_STEP {
-            crate::sys::start_writeback(self.file);
-        }
-    }
-}
 
 /// Told of bytes that are done, from any thread; an error ends the copying.
 pub type Report<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
@@ -45,17 +22,15 @@ pub type Report<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
 pub fn to_raw(source: &dyn BlockDevice, file: &File, report: Report<'_>) -> Result<()> {
     let doing = || "cannot write the new image";
     file.set_len(source.size()).doing(doing)?;
-    let written = Written::new(file);
+    let fresh = Fresh::new(file);
     for_pieces(source, report, |offset, data, turn| {
         // Nobody waits: the place of everything is known.
         turn.done();
-        write_sparse(file, offset, data).doing(doing)?;
-        written.add(data.len() as u64);
-        Ok(())
+        write_sparse(&fresh, offset, data).doing(doing)
     })
 }
 
-fn write_sparse(file: &File, offset: u64, data: &[u8]) -> std::io::Result<()> {
+fn write_sparse(file: &Fresh<'_>, offset: u64, data: &[u8]) -> std::io::Result<()> {
     // A run of grains that hold something is one write.
     let mut run: Option<usize> = None;
     for at in (0..data.len()).step_by(RAW_GRAIN) {
@@ -85,8 +60,7 @@ pub fn to_qcow2(
     compression: Option<Compression>,
     report: Report<'_>,
 ) -> Result<()> {
-    let image = Bulk::new(file, source.size(), compression)?;
-    let written = Written::new(file);
+    let image = Bulk::new(Fresh::new(file), source.size(), compression)?;
     for_pieces(source, report, |offset, data, turn| {
         let mut piece = image.prepare(offset, data)?;
         if !turn.wait() {
@@ -94,9 +68,7 @@ pub fn to_qcow2(
         }
         image.place(&mut piece);
         turn.done();
-        image.write(&piece)?;
-        written.add(data.len() as u64);
-        Ok(())
+        image.write(&piece)
     })?;
     image.finish()
 }
@@ -164,12 +136,12 @@ fn for_pieces(
     // Twice as many as there are cores: some wait for the host or for their turn.
     let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get() * 2).min(64);
     let worker = || {
-        let mut buffer = vec![0; Bulk::PIECE.min(source.size().max(1)) as usize];
+        let mut buffer = Aligned::new(Bulk::PIECE.min(source.size().max(1)) as usize);
         loop {
             let result = next_piece(source, &turns, report).and_then(|next| {
                 let Some((number, offset, len)) = next else { return Ok(false) };
                 let turn = Turn { turns: &turns, number, passed: std::cell::Cell::new(false) };
-                let data = &mut buffer[..len as usize];
+                let data = buffer.slice(len as usize);
                 source.read_at(data, offset)?;
                 work(offset, data, &turn)?;
                 report(len)?;

@@ -1,7 +1,9 @@
 //! Floor 1: disk images as random-access bytes.
 
+mod archive;
 pub mod convert;
 mod describe;
+pub(crate) mod fresh;
 pub mod lock;
 mod memory;
 pub mod nbd;
@@ -12,6 +14,7 @@ mod raw;
 pub mod references;
 mod runs;
 mod slice;
+mod split;
 
 pub use describe::{ChainLink, ImageInfo, describe};
 pub use memory::MemoryDevice;

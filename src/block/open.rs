@@ -8,8 +8,9 @@
 
 use super::nbd::{self, qemu::QemuOptions};
 use super::qcow2::{self, DeviceStorage, FileStorage, Header, Parts, Qcow2, Reference, Snapshot, Storage};
-use super::references::Guard;
-use super::{ImageFormat, RawDevice, SharedDevice, lock};
+use super::references::{Guard, of_vmdk};
+use super::split::SplitDevice;
+use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, lock};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use std::ffi::OsStr;
@@ -204,6 +205,16 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
         None => format_of(&file, path)?,
     };
     let guard = Guard::new(path, &options.allow_backing)?;
+    if options.format.is_none() && format == ImageFormat::Raw {
+        let device = RawDevice::from_file(clone(&file)?, path, true)?;
+        refuse_evidence(&device)?;
+        if archive::is_archive(&device)? {
+            return open_archive(file, path, options);
+        }
+        if let Some(parts) = parts_of_split(path, &guard)? {
+            return open_split(&parts, options);
+        }
+    }
     let is_native = format.is_raw() || matches!(format, ImageFormat::Qcow2 { .. });
     match options.via {
         Via::Native if !is_native => {
@@ -230,6 +241,103 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
     Ok(OpenImage { device: Arc::new(image), format, via: Via::Native, snapshots })
 }
 
+/// Refuses the containers of forensic tools by name: their bytes are no disk's.
+fn refuse_evidence(device: &RawDevice) -> Result<()> {
+    const MAGICS: [&[u8; 8]; 3] = [b"EVF\x09\x0d\x0a\xff\0", b"EVF2\x0d\x0a\x81\0", b"LVF\x09\x0d\x0a\xff\0"];
+    let mut magic = [0; 8];
+    if device.size() >= 8 {
+        device.read_at(&mut magic, 0)?;
+    }
+    match MAGICS.contains(&&magic) {
+        true => Err(Error::unsupported("an Expert Witness (EnCase, E01) image; make a raw one of it with ewfexport")),
+        false => Ok(()),
+    }
+}
+
+/// Opens the disk image in an archive, for reading.
+fn open_archive(file: File, path: &Path, options: &OpenOptions) -> Result<OpenImage> {
+    if options.writable {
+        return Err(Error::unsupported("writing to a disk image in an archive; unpack it, or use --overlay"));
+    }
+    lock_file(&file, path, options)?;
+    let whole: SharedDevice = Arc::new(RawDevice::from_file(file, path, true)?);
+    let member = archive::find(&whole)?;
+    log::info!("{}: its member {} is opened", path.display(), member.name);
+    let format = member.format;
+    let opened = || {
+        if format.is_raw() {
+            refuse_snapshot(options, format)?;
+            return Ok(OpenImage { device: member.device, format, via: Via::Native, snapshots: Vec::new() });
+        }
+        let storage = Arc::new(DeviceStorage::new(Arc::clone(&member.device)));
+        let alone = |is_alone: bool| match is_alone {
+            true => Ok(()),
+            false => Err(Error::unsupported("an image in an archive that refers to other files; unpack it")),
+        };
+        match format {
+            ImageFormat::Qcow2 { .. } => {
+                let header = Header::read(&*storage)?;
+                alone(header.backing.is_none() && header.data_file.is_none())?;
+                let image = Qcow2::open(storage, header, parts(&member.name, options))?;
+                let snapshots = image.snapshots().to_vec();
+                return Ok(OpenImage { device: Arc::new(image), format, via: Via::Native, snapshots });
+            }
+            ImageFormat::Vmdk => alone(of_vmdk(&*storage)?.is_empty())?,
+            ImageFormat::Vdi => {}
+            _ => return Err(Error::unsupported(format!("a {format} image in an archive; unpack it"))),
+        }
+        let qemu = QemuOptions {
+            format: Some(format.driver()),
+            range: Some((member.offset, member.size)),
+            force: options.force,
+            ..QemuOptions::default()
+        };
+        let device = nbd::qemu::open(path, &qemu)?;
+        Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() })
+    };
+    let name = member.name.clone();
+    opened().at(|| name)
+}
+
+/// Returns the names of the parts of a split image whose first part is `path`; `None` where it is whole.
+fn parts_of_split(path: &Path, guard: &Guard) -> Result<Option<Vec<PathBuf>>> {
+    const MAX_PARTS: u32 = 999;
+    if path.extension() != Some(OsStr::new("001")) {
+        return Ok(None);
+    }
+    let mut parts = vec![path.to_owned()];
+    for number in 2..=MAX_PARTS {
+        let next = path.with_extension(format!("{number:03}"));
+        if !next.try_exists().doing(|| format!("cannot look for {}", next.display()))? {
+            break;
+        }
+        // A part that is a link may lead as far as a backing file may.
+        let name = next.file_name().unwrap_or_default();
+        guard.follow(path, name)?;
+        parts.push(next);
+    }
+    Ok(Some(parts).filter(|parts| parts.len() > 1))
+}
+
+fn open_split(paths: &[PathBuf], options: &OpenOptions) -> Result<OpenImage> {
+    if options.writable {
+        return Err(Error::unsupported("writing to an image that is split into files; join them, or use --overlay"));
+    }
+    let mut devices: Vec<SharedDevice> = Vec::with_capacity(paths.len());
+    for path in paths {
+        let file = open_file(path, false)?;
+        lock_file(&file, path, options)?;
+        devices.push(Arc::new(RawDevice::from_file(file, path, true)?));
+    }
+    let device: SharedDevice = Arc::new(SplitDevice::new(devices)?);
+    let format = ImageFormat::probe(device.as_ref())?;
+    if !format.is_raw() {
+        return Err(Error::unsupported(format!("a {format} image that is split into files; join them")));
+    }
+    refuse_snapshot(options, format)?;
+    Ok(OpenImage { device, format, via: Via::Native, snapshots: Vec::new() })
+}
+
 fn refuse_snapshot(options: &OpenOptions, format: ImageFormat) -> Result<()> {
     match &options.snapshot {
         Some(name) => Err(Error::NotFound(format!("a {format} image has no snapshot {name:?}").into())),
@@ -245,6 +353,7 @@ fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenO
         writable: options.writable,
         discard: options.discard,
         force: options.force,
+        range: None,
     };
     let device = nbd::qemu::open(path, &qemu)?;
     Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() })

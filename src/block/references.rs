@@ -213,7 +213,7 @@ fn of_qed(storage: &dyn Storage) -> Result<Vec<Reference>> {
     Ok(vec![Reference { name, format }])
 }
 
-fn of_vmdk(storage: &dyn Storage) -> Result<Vec<Reference>> {
+pub(super) fn of_vmdk(storage: &dyn Storage) -> Result<Vec<Reference>> {
     const HEADER: u64 = 80;
     const FOOTER_FROM_END: u64 = 1024;
     let size = storage.size()?;

@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_file(tree: &Tree, path: &[u8], out: &mut impl Write, buffer: &mut [u8]) -> Result<()> {
+pub(super) fn print_file(tree: &Tree, path: &[u8], out: &mut dyn Write, buffer: &mut [u8]) -> Result<()> {
     let found = tree.resolve(path, true)?;
     match found.attr.file_type {
         FileType::Regular => {}

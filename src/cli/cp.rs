@@ -1,8 +1,8 @@
 //! `guestctl cp` and `guestctl copy-out`.
 
-use super::image::{self, Reading};
+use super::image::{self, Changing, Reading};
 use super::show::Showing;
-use super::{checksum, exit};
+use super::{checksum, exit, put, target};
 use crate::error::{Error, ErrorContext, Result};
 use crate::guestfs::CopyOptions;
 use std::collections::BTreeMap;
@@ -11,17 +11,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Copy files of an image to this host
+/// Copy files of an image to this host, files of this host into an image, or files within an image
 ///
 /// Sources are IMAGE:PATH, or paths in IMAGE. They are copied into the target where that is a folder, else one is copied
 /// under that name. A path that is / or ends in /. means what the folder holds. Nothing is written through a link that
-/// lies in the target.
+/// lies in the target. Where the target is IMAGE:PATH, sources are files of this host, or IMAGE:PATH of the same image, and
+/// --rw is needed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   guestctl cp debian.qcow2:/etc/fstab .
   guestctl cp -a debian.qcow2 /etc /var/log backup/
-  guestctl cp -r a.qcow2:/srv b.qcow2:/srv/. /data")]
+  guestctl cp -r a.qcow2:/srv b.qcow2:/srv/. /data
+  guestctl cp --rw hosts motd debian.qcow2:/etc
+  guestctl cp -a --rw debian.qcow2:/etc debian.qcow2:/etc.old")]
 pub(super) struct Args {
     /// Disk image or NBD URI; IMAGE:PATH names a file too
     image: String,
@@ -42,7 +45,7 @@ pub(super) struct Args {
     showing: Showing,
 
     #[command(flatten)]
-    reading: Reading,
+    changing: Changing,
 }
 
 /// Copy files and folders of an image into a folder of this host
@@ -67,7 +70,41 @@ pub(super) struct CopyOutArgs {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let options = CopyOptions { recursive: args.recursive || args.archive, attributes: args.archive };
-    copy(&args.image, &args.rest, options, args.showing, &args.reading, false)
+    if let Some((target, others)) = args.rest.split_last()
+        && let Some((image, Some(path))) = target.to_str().map(image::split_path)
+    {
+        let mut sources = vec![OsString::from(&args.image)];
+        sources.extend_from_slice(others);
+        return into_image(args, image, &sources, OsStr::new(path), options);
+    }
+    copy(&args.image, &args.rest, options, args.showing, args.changing.reading(), false)
+}
+
+/// Copies into an image: from this host, or from the same image.
+fn into_image(args: &Args, image: &str, sources: &[OsString], to: &OsStr, options: CopyOptions) -> Result<ExitCode> {
+    let inside = |source: &OsString| {
+        source.to_str().map(image::split_path).and_then(|(image, path)| Some((image.to_owned(), path?.to_owned())))
+    };
+    let guests: Vec<(String, String)> = sources.iter().filter_map(inside).collect();
+    if guests.is_empty() {
+        return put::copy_into(image, sources, to, options, args.showing, &args.changing, false);
+    }
+    if guests.len() < sources.len() || guests.iter().any(|(other, _)| other != image) {
+        let text = "sources are files of this host or of that image; from image to image: tar-out A PATH - | tar-in --rw B - PATH";
+        return Err(Error::Usage(text.into()));
+    }
+    let guest = target::open(image, args.showing, &args.changing)?;
+    let done = (|| {
+        if guests.len() > 1 && !guest.stat(to)?.is_dir() {
+            return Err(Error::Errno(libc::ENOTDIR).at(to.display().to_string()));
+        }
+        guests.iter().try_for_each(|(_, path)| match (options.attributes, options.recursive) {
+            (true, _) => guest.cp_a(path, to),
+            (false, true) => guest.cp_r(path, to),
+            (false, false) => guest.cp(path, to),
+        })
+    })();
+    target::end(guest, done.at(|| image)).map(|()| ExitCode::SUCCESS)
 }
 
 pub(super) fn run_copy_out(args: &CopyOutArgs) -> Result<ExitCode> {

@@ -1,5 +1,7 @@
 //! `guestctl filesystems`.
 
+mod tree;
+
 use super::image::Opening;
 use super::output;
 use crate::error::{IoContext, Result};
@@ -14,6 +16,10 @@ use std::process::ExitCode;
 pub(super) struct Args {
     /// Disk image or NBD URI
     image: String,
+
+    /// Show what is made of what, as lsblk does
+    #[arg(long)]
+    tree: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -31,9 +37,12 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let guest = args.opening.open(&args.image)?;
+    let guest = args.opening.open_listing(&args.image)?;
     let report =
         Report { disks: guest.devices()?, filesystems: guest.filesystems()?, warnings: guest.warnings().to_vec() };
+    if args.tree {
+        return tree::print(&report.disks, &report.filesystems, &report.warnings, args.json);
+    }
     if args.json {
         let text = serde_json::to_string_pretty(&report).expect("names and numbers can be written as JSON");
         println!("{text}");
@@ -50,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         rows.push(vec![
             each.device.clone(),
             output::human(each.size),
-            each.kind.clone(),
+            if each.locked { format!("{} (locked)", each.kind) } else { each.kind.clone() },
             dash(&label),
             dash(&each.uuid),
         ]);

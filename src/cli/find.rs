@@ -1,5 +1,6 @@
 //! `guestctl find`.
 
+use super::attributes::octal;
 use super::image::{self, Reading};
 use super::output::Names;
 use super::row::Row;
@@ -75,10 +76,6 @@ pub(super) struct Args {
 
     #[command(flatten)]
     reading: Reading,
-}
-
-fn octal(text: &str) -> Result<u16, String> {
-    u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| String::from("no octal mode"))
 }
 
 #[derive(Clone, Debug)]
@@ -229,7 +226,7 @@ impl Args {
 }
 
 /// Puts together the path of what was found, as find does: what was named, and the path below it.
-fn join(whole: &mut Vec<u8>, top: &[u8], path: &[u8]) {
+pub(super) fn join(whole: &mut Vec<u8>, top: &[u8], path: &[u8]) {
     whole.clear();
     whole.extend_from_slice(top);
     if !path.is_empty() && !top.ends_with(b"/") {

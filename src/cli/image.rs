@@ -1,5 +1,6 @@
 //! The arguments that say which image, and how to open it.
 
+use super::keys::KeyArgs;
 use crate::block::{ImageFormat, OpenOptions, Via};
 use crate::error::{Error, Result};
 use crate::guestfs::{DriveOptions, Guestfs, Layout, MountSpec, Overlay};
@@ -44,6 +45,9 @@ struct Manner {
     /// Use at most this much memory for caches
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     cache_size: u32,
+
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -115,7 +119,8 @@ pub(super) struct Choosing {
     #[arg(long, value_enum, default_value_t = LayoutArg::Auto, conflicts_with = "mount")]
     layout: LayoutArg,
 
-    /// Show the system whose root lies on this device, as that system mounts it
+    /// Show the system whose root lies on this device, as that system mounts it; with a colon and a Btrfs subvolume where a
+    /// device has several: /dev/sda2:@
     #[arg(long, value_name = "DEV", conflicts_with_all = ["mount", "layout"])]
     root: Option<String>,
 }
@@ -154,11 +159,80 @@ impl Reading {
 
     /// Opens an image without mounting anything.
     pub(super) fn open_drives(&self, image: &str) -> Result<Guestfs> {
-        self.manner.open_with(image, &self.add, false, None, false)
+        self.manner.open_with(image, &self.add, false, None, false, true)
+    }
+}
+
+/// Whether a command writes, and where to.
+#[derive(Args, Debug)]
+pub(super) struct Changing {
+    /// Write to the image, which must not be in use
+    #[arg(long)]
+    rw: bool,
+
+    /// Send what is written to a qcow2 image over IMAGE, which stays as it is: to FILE, made where it does not exist, or to
+    /// one that goes away at the end
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          conflicts_with = "rw")]
+    overlay: Option<OsString>,
+
+    #[command(flatten)]
+    reading: Reading,
+}
+
+impl Changing {
+    /// Says whether writing was asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.rw || self.overlay.is_some()
+    }
+
+    /// Returns how an image is read.
+    pub(super) fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Opens an image for writing and mounts what was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when writing was not asked for.
+    pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
+        if !self.is_asked() {
+            return Err(Error::Usage(
+                "this writes to the image: add --rw, or --overlay=FILE to leave the image as it is".into(),
+            ));
+        }
+        self.open_as_asked(image)
+    }
+
+    /// Opens an image, for writing where that was asked for, and mounts what was asked for.
+    pub(super) fn open_as_asked(&self, image: &str) -> Result<Guestfs> {
+        let overlay = self.overlay.as_ref().map(|file| match file.is_empty() {
+            true => Overlay::Temporary,
+            false => Overlay::File(file.into()),
+        });
+        let mut guest = self.reading.manner.open_with(image, &self.reading.add, self.rw, overlay, false, true)?;
+        self.reading.choosing.mount(&mut guest, self.is_asked())?;
+        Ok(guest)
+    }
+
+    /// Makes a handle without drives.
+    pub(super) fn open_nothing(&self) -> Result<Guestfs> {
+        self.reading.manner.handle(true)
+    }
+
+    /// Returns how a drive is opened.
+    pub(super) fn drive_options(&self) -> Result<DriveOptions> {
+        let overlay = self.overlay.is_some().then_some(Overlay::Temporary);
+        Ok(DriveOptions { overlay, ..self.reading.manner.drive_options(self.rw, false)? })
     }
 }
 
 impl Opening {
+    /// Opens the images for reading; encrypted volumes whose keys were not given stay closed.
+    pub(super) fn open_listing(&self, image: &str) -> Result<Guestfs> {
+        self.manner.open_with(image, &self.add, false, None, false, false)
+    }
+
     /// Opens the images for reading.
     pub(super) fn open(&self, image: &str) -> Result<Guestfs> {
         self.open_with(image, false, None, false)
@@ -172,20 +246,13 @@ impl Opening {
         overlay: Option<Overlay>,
         discard: bool,
     ) -> Result<Guestfs> {
-        self.manner.open_with(image, &self.add, writable, overlay, discard)
+        self.manner.open_with(image, &self.add, writable, overlay, discard, true)
     }
 }
 
 impl Manner {
-    fn open_with(
-        &self,
-        image: &str,
-        add: &[String],
-        writable: bool,
-        overlay: Option<Overlay>,
-        discard: bool,
-    ) -> Result<Guestfs> {
-        let options = DriveOptions {
+    fn drive_options(&self, writable: bool, discard: bool) -> Result<DriveOptions> {
+        Ok(DriveOptions {
             format: self.format.as_deref().map(ImageFormat::from_name).transpose()?,
             via: self.via.into(),
             writable,
@@ -194,11 +261,30 @@ impl Manner {
             snapshot: self.snapshot.clone(),
             discard,
             overlay: None,
-        };
+        })
+    }
+
+    /// Makes a handle without drives, which asks on the terminal for keys that were not given where `ask` is set.
+    fn handle(&self, ask: bool) -> Result<Guestfs> {
         // Half of an address limit is left for threads, buffers and the program itself.
         let wanted = u64::from(self.cache_size) << 20;
         let limit = crate::sys::address_limit().map_or(wanted, |limit| limit / 4);
         let mut guest = Guestfs::with_cache(wanted.min(limit) as usize);
+        guest.set_unlock(std::sync::Arc::new(self.keys.keys(ask)?));
+        Ok(guest)
+    }
+
+    fn open_with(
+        &self,
+        image: &str,
+        add: &[String],
+        writable: bool,
+        overlay: Option<Overlay>,
+        discard: bool,
+        ask: bool,
+    ) -> Result<Guestfs> {
+        let options = self.drive_options(writable, discard)?;
+        let mut guest = self.handle(ask)?;
         guest.add_drive_with(image, DriveOptions { overlay, ..options.clone() })?;
         for further in add {
             guest.add_drive_with(further, options.clone())?;
@@ -215,14 +301,8 @@ impl Choosing {
             return guest.mount_specs(&self.mount, writable);
         }
         if let Some(device) = &self.root {
-            let roots = guest.inspect_roots()?;
-            let names: Vec<&str> = roots.iter().map(|root| root.device.as_str()).collect();
-            let wanted = format!("/dev/{}", device.strip_prefix("/dev/").unwrap_or(device));
-            let root = roots.iter().find(|root| root.device == wanted).ok_or_else(|| {
-                let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                Error::NotFound(format!("{device} holds no operating system; those that were found: {found}").into())
-            })?;
-            return guest.mount_root(root, writable);
+            let root = guest.find_root(device)?;
+            return guest.mount_root(&root, writable);
         }
         let layout = match self.layout {
             LayoutArg::Auto => Layout::Auto,

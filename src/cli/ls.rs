@@ -128,7 +128,7 @@ impl Lister<'_> {
 }
 
 /// Writes what comes before the name in a long listing.
-pub(super) fn write_long(out: &mut impl Write, attr: &Attr, human: bool) -> io::Result<()> {
+pub(super) fn write_long(out: &mut (impl Write + ?Sized), attr: &Attr, human: bool) -> io::Result<()> {
     let size = match attr.file_type {
         FileType::CharDevice | FileType::BlockDevice => format!("{}, {}", attr.rdev.0, attr.rdev.1),
         _ if human => output::human(attr.size),

@@ -3,6 +3,7 @@
 //! One definition, clap's, gives the parser, `--help` and docs/cli.md. A command does its work through
 //! [`Guestfs`](crate::guestfs::Guestfs) and the tree, and knows nothing of formats.
 
+mod attributes;
 mod cat;
 mod check;
 mod checksum;
@@ -13,6 +14,7 @@ mod create;
 mod df;
 mod diff;
 mod du;
+mod edit;
 mod exit;
 mod filesystems;
 mod find;
@@ -21,16 +23,22 @@ mod image;
 mod info;
 mod inspect;
 mod jobs;
+mod keys;
 mod logging;
 mod ls;
 mod mkfs;
+mod mode;
 mod mount;
+mod names;
 mod output;
 mod part;
+mod put;
 mod row;
+mod shell;
 mod show;
 mod stat;
 mod tar_out;
+mod target;
 mod umount;
 
 use crate::error::Result;
@@ -64,7 +72,21 @@ enum Command {
     Df(df::Args),
     Cp(cp::Args),
     CopyOut(cp::CopyOutArgs),
+    CopyIn(put::CopyInArgs),
     TarOut(tar_out::Args),
+    TarIn(put::TarInArgs),
+    Write(put::WriteArgs),
+    Edit(edit::Args),
+    Rm(names::RmArgs),
+    Mkdir(names::MkdirArgs),
+    Rmdir(names::RmdirArgs),
+    Mv(names::MvArgs),
+    Ln(names::LnArgs),
+    Touch(attributes::TouchArgs),
+    Truncate(attributes::TruncateArgs),
+    Chmod(attributes::ChmodArgs),
+    Chown(attributes::ChownArgs),
+    Xattr(attributes::XattrArgs),
     Checksum(checksum::Args),
     Diff(diff::Args),
     Info(info::Args),
@@ -74,6 +96,9 @@ enum Command {
     Mkfs(mkfs::Args),
     Convert(convert::Args),
     Compact(compact::Args),
+    #[command(after_long_help = shell::help())]
+    Shell(shell::ShellArgs),
+    Run(shell::RunArgs),
     /// Print the commands' reference in Markdown
     #[command(hide = true, name = "help-markdown")]
     HelpMarkdown,
@@ -116,6 +141,20 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Df(args) => df::run(args),
         Command::Cp(args) => cp::run(args),
         Command::CopyOut(args) => cp::run_copy_out(args),
+        Command::CopyIn(args) => put::copy_in(args),
+        Command::TarIn(args) => put::tar_in(args),
+        Command::Write(args) => put::write(args),
+        Command::Edit(args) => edit::run(args),
+        Command::Rm(args) => names::rm(args),
+        Command::Mkdir(args) => names::mkdir(args),
+        Command::Rmdir(args) => names::rmdir(args),
+        Command::Mv(args) => names::mv(args),
+        Command::Ln(args) => names::ln(args),
+        Command::Touch(args) => attributes::touch(args),
+        Command::Truncate(args) => attributes::truncate(args),
+        Command::Chmod(args) => attributes::chmod(args),
+        Command::Chown(args) => attributes::chown(args),
+        Command::Xattr(args) => attributes::xattr(args),
         Command::TarOut(args) => tar_out::run(args),
         Command::Checksum(args) => checksum::run(args),
         Command::Diff(args) => diff::run(args),
@@ -126,6 +165,8 @@ fn run(cli: &Cli, sink: &logging::Sink) -> Result<ExitCode> {
         Command::Mkfs(args) => mkfs::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Compact(args) => compact::run(args),
+        Command::Shell(args) => shell::run_shell(args),
+        Command::Run(args) => shell::run_script(args),
         Command::HelpMarkdown => {
             output::print_markdown(&Cli::command());
             Ok(ExitCode::SUCCESS)

@@ -159,8 +159,6 @@ fn be_server(
     sink: &logging::Sink,
     mut parent: std::io::PipeWriter,
 ) -> u8 {
-    // In a session of its own, no terminal's hang-up reaches it. It fails only for a leader, which a child is not.
-    let _ = nix::unistd::setsid();
     let mut told = false;
     let served = serve(args, place, options, writable, || {
         if args.log_file.is_none() {
@@ -187,8 +185,10 @@ fn be_server(
     }
 }
 
-/// Leaves the caller's folder and streams.
+/// Leaves the caller's session, folder and streams. Until then a key may be asked for on the terminal.
 fn detach() -> Result<()> {
+    // In a session of its own, no terminal's hang-up reaches it. It fails only for a leader, which a child is not.
+    let _ = nix::unistd::setsid();
     std::env::set_current_dir("/").doing(|| "cannot change to /")?;
     let null = File::options().read(true).write(true).open("/dev/null").doing(|| "cannot open /dev/null")?;
     nix::unistd::dup2_stdin(&null).doing(|| "cannot close standard input")?;

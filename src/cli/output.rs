@@ -22,7 +22,7 @@ impl Names {
         Self { escape: io::stdout().is_terminal() }
     }
 
-    pub(super) fn write(self, out: &mut impl Write, name: &[u8]) -> io::Result<()> {
+    pub(super) fn write(self, out: &mut (impl Write + ?Sized), name: &[u8]) -> io::Result<()> {
         if !self.escape {
             return out.write_all(name);
         }

@@ -34,14 +34,15 @@ impl Showing {
     /// Makes the bar of one work. From here on, the first SIGINT or SIGTERM ends the work in order, the second at once.
     pub(super) fn bar(self) -> Result<Bar> {
         let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            let doing = || "cannot handle signals";
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted)).doing(doing)?;
-            signal_hook::flag::register(signal, Arc::clone(&interrupted)).doing(doing)?;
-        }
+        Bar::end_on_signals(&interrupted)?;
+        Ok(self.bar_with(interrupted))
+    }
+
+    /// Makes the bar of one work, which ends when `interrupted` is set.
+    pub(super) fn bar_with(self, interrupted: Arc<AtomicBool>) -> Bar {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let wanted = !self.quiet && io::stderr().is_terminal();
-        Ok(Bar { bar, began: Instant::now(), shown: Arc::new(AtomicBool::new(false)), wanted, interrupted })
+        Bar { bar, began: Instant::now(), shown: Arc::new(AtomicBool::new(false)), wanted, interrupted }
     }
 
     /// Shows how far the calls of a handle come.
@@ -53,6 +54,16 @@ impl Showing {
 }
 
 impl Bar {
+    /// Lets the first SIGINT or SIGTERM set `interrupted`, and one that comes while it is set end the program at once.
+    pub(super) fn end_on_signals(interrupted: &Arc<AtomicBool>) -> Result<()> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            let doing = || "cannot handle signals";
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(interrupted)).doing(doing)?;
+            signal_hook::flag::register(signal, Arc::clone(interrupted)).doing(doing)?;
+        }
+        Ok(())
+    }
+
     /// Shows how far the work has come; `Break` when it shall end.
     pub(super) fn update(&self, progress: Progress) -> ControlFlow<()> {
         if self.interrupted.load(Ordering::Relaxed) {

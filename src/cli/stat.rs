@@ -61,7 +61,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(tree: &Tree, found: &Found) -> Result<String> {
+/// Describes a file as stat(1) does.
+pub(super) fn describe(tree: &Tree, found: &Found) -> Result<String> {
     let attr: &Attr = &found.attr;
     let mut name = one_line(&String::from_utf8_lossy(&found.path));
     let mut kind = type_name(attr.file_type).to_owned();

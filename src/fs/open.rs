@@ -9,7 +9,8 @@ use std::sync::Arc;
 /// What a filesystem may need beside its device.
 #[derive(Clone, Copy, Default)]
 pub struct OpenWith<'a> {
-    /// Devices among which the other members of a filesystem of several devices are looked for.
+    /// Devices among which the others of a filesystem of several devices are looked for: its members, and what nothing is
+    /// recognised on, where it may have a part that bears no mark.
     pub members: &'a [SharedDevice],
     /// The subvolume to show, where the filesystem has such.
     pub subvolume: Option<&'a btrfs::Subvolume>,
@@ -42,7 +43,7 @@ pub fn open(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> R
     }
     match (kind, identity.usage) {
         ("ext2" | "ext3" | "ext4", _) => Ok(Arc::new(ext4::Ext4::open(device, options)?)),
-        ("xfs", _) => Ok(Arc::new(xfs::Xfs::open(device, options)?)),
+        ("xfs", _) => Ok(Arc::new(xfs::Xfs::open_with(device, with.members, options)?)),
         ("btrfs", _) => Ok(Arc::new(btrfs::Btrfs::open(device, with.members, with.subvolume, options)?)),
         ("vfat", _) => Ok(Arc::new(fat::Fat::open(device, options)?)),
         (_, Usage::Filesystem) => Err(Error::unsupported(format!("no driver reads {kind}"))),

@@ -37,6 +37,10 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// Takes set-user-id and set-group-id away, as a change of owner or size by a plain user does.
     pub drop_set_id: bool,
+    /// The times are the present ones, which may be set of what may only grow, too.
+    pub times_are_now: bool,
+    /// The times are those of writes that were accepted before, so that flags set since do not refuse them.
+    pub follows_writes: bool,
 }
 
 /// What a rename does where the new name exists.
@@ -80,10 +84,24 @@ pub enum XattrMode {
 
 /// Inode flags of `chattr` that change what may be done (`FS_*_FL` of Linux).
 pub mod inode_flags {
+    /// Every write is durable when it returns.
+    pub const SYNC: u32 = 0x8;
     /// Nothing about the inode may change.
     pub const IMMUTABLE: u32 = 0x10;
     /// It may only grow at its end.
     pub const APPEND: u32 = 0x20;
+    /// dump(8) leaves it out.
+    pub const NO_DUMP: u32 = 0x40;
+    /// Reading does not change its time of access.
+    pub const NO_ATIME: u32 = 0x80;
+    /// fs-verity guards its contents.
+    pub const VERITY: u32 = 0x10_0000;
+    /// It is read from memory of the machine itself.
+    pub const DAX: u32 = 0x200_0000;
+    /// Names in it that differ only in case are the same.
+    pub const CASEFOLD: u32 = 0x4000_0000;
+    /// What is made in it gets its project.
+    pub const PROJECT_INHERIT: u32 = 0x2000_0000;
 }
 
 /// A filesystem open for writing. Everything is `&self`, and is called from many threads at once.
@@ -154,6 +172,15 @@ pub trait FilesystemWrite: Filesystem {
     /// # Errors
     /// `ENOSPC`, `EFBIG`, `EPERM` for an immutable file.
     fn write(&self, ino: Ino, offset: u64, data: &[u8], keep_set_id: bool) -> Result<usize>;
+
+    /// Writes to a regular file what was accepted before (by a page cache, say), so that flags that were set since, such
+    /// as `IMMUTABLE`, do not refuse it. Set-user-id stays.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write_back(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        self.write(ino, offset, data, true)
+    }
 
     /// Changes attributes; returns the new ones.
     ///

@@ -6,6 +6,7 @@ use super::ahead::Ahead;
 use super::attr::{NodeIds, Shown, to_kind};
 use super::writing;
 use crate::error::{Error, Result};
+use crate::fs::write::inode_flags;
 use crate::fs::{Attr, FileType};
 use crate::tree::{Node, Tree};
 use fuser::{
@@ -84,6 +85,13 @@ impl Face {
         Self { tree, ids, shown, ahead, writable, checks_permissions, has_xattrs }
     }
 
+    /// Returns how long the kernel may keep names of a folder. It compares bytes, so where the filesystem does not, one
+    /// name may go by another that the kernel does not know of.
+    pub(super) fn name_lifetime(&self, dir: Node) -> Duration {
+        let folds = self.writable && self.tree.attr(dir).is_ok_and(|attr| attr.flags & inode_flags::CASEFOLD != 0);
+        if folds { Duration::ZERO } else { FOREVER }
+    }
+
     pub(super) fn node(&self, id: INodeNo) -> Node {
         self.ids.node(id)
     }
@@ -110,13 +118,15 @@ impl Face {
             }
         }
         let mut listed = Vec::new();
+        let lifetime = self.name_lifetime(dir);
         self.tree.read_dir(dir, from - DOTS, &mut |node, entry| {
             let next = entry.next_cookie.saturating_add(DOTS);
             let name = OsStr::from_bytes(entry.name);
             let full = match self.tree.attr(node) {
                 Ok(attr) => {
                     let shown = self.shown.attr(self.ids.id(node), &attr);
-                    let full = reply.add(shown.ino, next, name, &FOREVER, &shown, Generation(attr.generation.into()));
+                    let generation = Generation(attr.generation.into());
+                    let full = reply.add(shown.ino, next, name, &lifetime, &shown, generation);
                     if !full {
                         self.entry(node, &attr);
                         if attr.file_type == FileType::Regular {
@@ -228,15 +238,19 @@ impl Filesystem for Face {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || match self.tree.lookup(self.node(parent), name.as_bytes()) {
-            Ok((node, attr)) => {
-                reply.entry(&FOREVER, &self.entry(node, &attr), Generation(attr.generation.into()));
+        guarded("lookup", || {
+            let dir = self.node(parent);
+            match self.tree.lookup(dir, name.as_bytes()) {
+                Ok((node, attr)) => {
+                    let shown = self.entry(node, &attr);
+                    reply.entry(&self.name_lifetime(dir), &shown, Generation(attr.generation.into()));
+                }
+                // Node id 0 lets the kernel remember that there is none.
+                Err(error) if error.is_errno(libc::ENOENT) => {
+                    reply.entry(&self.name_lifetime(dir), &broken(INodeNo(0), None), Generation(0));
+                }
+                Err(error) => reply.error(errno(&error)),
             }
-            // Node id 0 lets the kernel remember that there is none.
-            Err(error) if error.is_errno(libc::ENOENT) => {
-                reply.entry(&FOREVER, &broken(INodeNo(0), None), Generation(0));
-            }
-            Err(error) => reply.error(errno(&error)),
         });
     }
 
@@ -265,9 +279,17 @@ impl Filesystem for Face {
         guarded("readlink", || answer!(reply, self.tree.read_link(self.node(id)), target => reply.data(&target)));
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // The kernel then never asks again.
-        reply.error(Errno::ENOSYS);
+    fn open(&self, _: &Request, id: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if !self.writable {
+            // The kernel then never asks again.
+            return reply.error(Errno::ENOSYS);
+        }
+        guarded("open", || {
+            answer!(reply, self.check_open(id, flags), () => reply.opened(
+                FileHandle(0),
+                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+            ));
+        });
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -394,7 +416,7 @@ impl Filesystem for Face {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
@@ -402,7 +424,9 @@ impl Filesystem for Face {
         reply: ReplyAttr,
     ) {
         guarded("setattr", || {
-            let set = writing::set_attr(request, mode, uid, gid, size, atime, mtime, ctime);
+            let mut set = writing::set_attr(request, mode, uid, gid, size, atime, mtime, ctime);
+            // With a handle, the kernel sets a size, or the times of what it had written.
+            set.follows_writes = handle.is_some() && mtime.is_some() && size.is_none();
             let node = self.node(id);
             let done = self.tree.writer(node).and_then(|(writer, ino)| writer.set_attr(ino, &set));
             answer!(reply, done, attr => {
@@ -422,13 +446,13 @@ impl Filesystem for Face {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        guarded("mknod", || self.reply_made(self.make(request, parent, name, mode, umask, rdev), reply));
+        guarded("mknod", || self.reply_made(parent, self.make(request, parent, name, mode, umask, rdev), reply));
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         guarded("mkdir", || {
             let made = self.make(request, parent, name, mode & 0o7777 | libc::S_IFDIR, umask, 0);
-            self.reply_made(made, reply);
+            self.reply_made(parent, made, reply);
         });
     }
 
@@ -445,7 +469,7 @@ impl Filesystem for Face {
         guarded("create", || {
             let made = self.make(request, parent, name, mode & 0o7777 | libc::S_IFREG, umask, 0);
             answer!(reply, made, (node, attr) => reply.created(
-                &FOREVER,
+                &self.name_lifetime(self.node(parent)),
                 &self.entry(node, &attr),
                 Generation(attr.generation.into()),
                 FileHandle(0),
@@ -455,11 +479,11 @@ impl Filesystem for Face {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        guarded("symlink", || self.reply_made(self.make_symlink(request, parent, name, target), reply));
+        guarded("symlink", || self.reply_made(parent, self.make_symlink(request, parent, name, target), reply));
     }
 
     fn link(&self, _: &Request, id: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("link", || self.reply_made(self.make_link(id, parent, name), reply));
+        guarded("link", || self.reply_made(parent, self.make_link(id, parent, name), reply));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -499,8 +523,10 @@ impl Filesystem for Face {
     ) {
         guarded("write", || {
             let keep = !flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            let written =
-                self.tree.writer(self.node(id)).and_then(|(writer, ino)| writer.write(ino, offset, data, keep));
+            let is_accepted = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+            let written = self.tree.writer(self.node(id)).and_then(|(writer, ino)| {
+                if is_accepted { writer.write_back(ino, offset, data) } else { writer.write(ino, offset, data, keep) }
+            });
             answer!(reply, written, count => reply.written(count as u32));
         });
     }

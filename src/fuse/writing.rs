@@ -3,10 +3,10 @@
 use super::attr::{from_rdev, from_system};
 use super::face::{Face, errno};
 use crate::error::{Error, Result};
-use crate::fs::write::{Credentials, FallocateMode, RenameMode, SetAttr, XattrMode};
+use crate::fs::write::{Credentials, FallocateMode, RenameMode, SetAttr, XattrMode, inode_flags};
 use crate::fs::{Attr, FileType, Timestamp};
 use crate::tree::Node;
-use fuser::{Generation, INodeNo, RenameFlags, ReplyEntry, Request, TimeOrNow};
+use fuser::{Generation, INodeNo, OpenAccMode, OpenFlags, RenameFlags, ReplyEntry, Request, TimeOrNow};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,6 +15,25 @@ use std::time::SystemTime;
 /// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of Linux, as lsattr(1) and chattr(1) call them.
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
+
+/// `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR` of Linux, by which the kernel reads flags before it sets any.
+const GET_FSXATTR: u32 = 0x801c_581f;
+const SET_FSXATTR: u32 = 0x401c_5820;
+
+/// The size of `struct fsxattr`, in bytes.
+const FSXATTR_SIZE: usize = 28;
+
+/// Flags of `struct fsxattr`, and those of inodes that they are.
+const FSXATTR_FLAGS: [(u32, u32); 8] = [
+    (0x8, inode_flags::IMMUTABLE),
+    (0x10, inode_flags::APPEND),
+    (0x20, inode_flags::SYNC),
+    (0x40, inode_flags::NO_ATIME),
+    (0x80, inode_flags::NO_DUMP),
+    (0x200, inode_flags::PROJECT_INHERIT),
+    (0x8000, inode_flags::DAX),
+    (0x2_0000, inode_flags::VERITY),
+];
 
 /// `FITRIM` of Linux, as fstrim(8) calls it: start, length and smallest extent, 64 bits each.
 const TRIM: u32 = 0xc018_5879;
@@ -45,6 +64,9 @@ pub(super) fn set_attr(
         ctime: ctime.map(from_system),
         // With HANDLE_KILLPRIV_V2 that is the server's work; the protocol's flag for truncation is not passed on to us.
         drop_set_id: mode.is_none() && (owner_changes || (size.is_some() && request.uid() != 0)),
+        // Where the kernel keeps times of change itself, only that of access says so.
+        times_are_now: matches!(atime, Some(TimeOrNow::Now)),
+        follows_writes: false,
     }
 }
 
@@ -85,11 +107,12 @@ impl Face {
         Credentials { uid: request.uid(), gid: request.gid(), umask: (umask & 0o777) as u16 }
     }
 
-    pub(super) fn reply_made(&self, made: Result<(Node, Attr)>, reply: ReplyEntry) {
+    pub(super) fn reply_made(&self, parent: INodeNo, made: Result<(Node, Attr)>, reply: ReplyEntry) {
         match made {
             Ok((node, attr)) => {
                 let generation = Generation(attr.generation.into());
-                reply.entry(&super::face::FOREVER, &self.entry(node, &attr), generation);
+                let shown = self.entry(node, &attr);
+                reply.entry(&self.name_lifetime(self.node(parent)), &shown, generation);
             }
             Err(error) => reply.error(errno(&error)),
         }
@@ -214,6 +237,30 @@ impl Face {
         Ok(done as u32)
     }
 
+    /// Refuses what the flags of a file do, as the kernel does where a file is opened: by the time that its pages are
+    /// written, it is too late.
+    pub(super) fn check_open(&self, id: INodeNo, flags: OpenFlags) -> Result<()> {
+        let truncates = flags.0 & libc::O_TRUNC != 0;
+        if flags.acc_mode() == OpenAccMode::O_RDONLY && !truncates {
+            return Ok(());
+        }
+        let has = self.tree.attr(self.node(id))?.flags;
+        let appends = flags.0 & libc::O_APPEND != 0 && !truncates;
+        if has & inode_flags::IMMUTABLE != 0 || has & inode_flags::APPEND != 0 && !appends {
+            return Err(Error::Errno(libc::EPERM));
+        }
+        Ok(())
+    }
+
+    fn set_flags(&self, request: &Request, node: Node, flags: u32) -> Result<Vec<u8>> {
+        let (writer, ino) = self.tree.writer(node)?;
+        if self.checks_permissions && ![0, self.tree.attr(node)?.uid].contains(&request.uid()) {
+            return Err(Error::Errno(libc::EPERM));
+        }
+        writer.set_flags(ino, flags)?;
+        Ok(Vec::new())
+    }
+
     pub(super) fn control(&self, request: &Request, id: INodeNo, command: u32, data: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(id);
         match command {
@@ -221,12 +268,29 @@ impl Face {
             GET_FLAGS => Ok(self.tree.attr(node)?.flags.to_ne_bytes().to_vec()),
             SET_FLAGS => {
                 let flags = data.first_chunk().ok_or(Error::Errno(libc::EINVAL))?;
-                let (writer, ino) = self.tree.writer(node)?;
-                if self.checks_permissions && ![0, self.tree.attr(node)?.uid].contains(&request.uid()) {
-                    return Err(Error::Errno(libc::EPERM));
+                self.set_flags(request, node, u32::from_ne_bytes(*flags))
+            }
+            GET_FSXATTR => {
+                let flags = self.tree.attr(node)?.flags;
+                let shown = FSXATTR_FLAGS.iter().filter(|(_, flag)| flags & flag != 0).map(|(shown, _)| shown);
+                let mut answer = vec![0; FSXATTR_SIZE];
+                answer[..4].copy_from_slice(&shown.sum::<u32>().to_ne_bytes());
+                Ok(answer)
+            }
+            SET_FSXATTR => {
+                let asked: &[u8; FSXATTR_SIZE] = data.first_chunk().ok_or(Error::Errno(libc::EINVAL))?;
+                let (asked, rest) = asked.split_first_chunk().expect("the struct is longer than its first field");
+                let asked = u32::from_ne_bytes(*asked);
+                let known = FSXATTR_FLAGS.iter().fold(0, |all, (shown, _)| all | shown);
+                // What remains are hints of extent sizes and the project, of which there are none.
+                if asked & !known != 0 || rest.iter().any(|&byte| byte != 0) {
+                    return Err(Error::Errno(libc::EOPNOTSUPP));
                 }
-                writer.set_flags(ino, u32::from_ne_bytes(*flags))?;
-                Ok(Vec::new())
+                let mut flags = self.tree.attr(node)?.flags;
+                for (shown, flag) in FSXATTR_FLAGS {
+                    flags = if asked & shown != 0 { flags | flag } else { flags & !flag };
+                }
+                self.set_flags(request, node, flags)
             }
             TRIM => {
                 let range: &[u8; 24] = data.first_chunk().ok_or(Error::Errno(libc::EINVAL))?;

@@ -1,11 +1,12 @@
 //! Devices, partitions and the filesystems on them.
 
 use super::{Guestfs, Held, Launched};
+use crate::block::SharedDevice;
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::btrfs::Subvolume;
 use crate::fs::probe::{Identity, Usage};
 use crate::fs::{self, Filesystem};
-use crate::volume::{Partition, VolumeKind};
+use crate::volume::Partition;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -44,6 +45,12 @@ pub struct FilesystemInfo {
     pub part_label: Option<String>,
     /// Whether a driver reads it.
     pub readable: bool,
+    /// What the volume itself is, as `lsblk` shows it: `disk`, `part`, `lvm`, `raid1`, `crypt`, ….
+    pub volume: String,
+    /// The devices that it is made of; none for a disk.
+    pub parents: Vec<String>,
+    /// Whether it is encrypted and no key opened it.
+    pub locked: bool,
 }
 
 impl Held {
@@ -52,14 +59,16 @@ impl Held {
     }
 
     fn partition(&self) -> Option<&Partition> {
-        match &self.volume.kind {
-            VolumeKind::Partition(partition) => Some(partition),
-            VolumeKind::WholeDisk => None,
-        }
+        self.volume.kind.partition()
     }
 
     pub(super) fn is_readable(&self) -> bool {
-        fs::has_driver(self.kind())
+        !self.is_used && fs::has_driver(self.kind())
+    }
+
+    /// Says whether `name` is one of the volume's names.
+    fn is_named(&self, name: &str) -> bool {
+        self.volume.name == name || self.volume.aliases.iter().any(|alias| alias == name)
     }
 }
 
@@ -69,6 +78,7 @@ fn canonical(device: &str) -> String {
     for other in ["xvd", "vd", "hd"] {
         if let Some(rest) = name.strip_prefix(other)
             && rest.starts_with(|first: char| first.is_ascii_lowercase())
+            && !rest.contains('/')
         {
             return format!("/dev/sd{rest}");
         }
@@ -79,10 +89,23 @@ fn canonical(device: &str) -> String {
 impl Launched {
     pub(super) fn held(&self, device: &str) -> Result<&Held> {
         let wanted = canonical(device);
-        self.volumes.iter().find(|held| held.volume.name == wanted).ok_or_else(|| {
+        self.volumes.iter().find(|held| held.is_named(&wanted)).ok_or_else(|| {
             let names: Vec<&str> = self.volumes.iter().map(|held| held.volume.name.as_str()).collect();
             Error::NotFound(format!("there is no device {device}; there are {}", names.join(", ")).into())
         })
+    }
+
+    /// Says whether a volume's bytes can be written: those of some kinds of volumes cannot.
+    pub(super) fn is_writable(&self, held: &Held) -> bool {
+        self.disks[held.disk].writable && (held.volume.parents.is_empty() || !held.volume.device.is_read_only())
+    }
+
+    /// Returns the devices among which the other members of a volume's filesystem are looked for.
+    pub(super) fn members(&self, held: &Held) -> Vec<SharedDevice> {
+        let others = self.volumes.iter().filter(|other| !other.is_used && other.volume.name != held.volume.name);
+        // The real-time device of XFS bears no mark.
+        let fits = |other: &&Held| other.kind() == held.kind() || (held.kind() == "xfs" && other.identity.is_none());
+        others.filter(fits).map(|other| Arc::clone(&other.volume.device)).collect()
     }
 
     /// Returns the filesystem on a volume, opened once.
@@ -106,12 +129,14 @@ impl Launched {
             }
         }
         let place = || format!("{}: {}", self.disks[held.disk].location, held.volume.name);
-        let members: Vec<_> = self
-            .volumes
-            .iter()
-            .filter(|other| other.kind() == held.kind() && other.volume.name != held.volume.name)
-            .map(|other| Arc::clone(&other.volume.device))
-            .collect();
+        if held.is_locked {
+            return Err(Error::unsupported("it is encrypted, and no key was given; --key gives one").at(place()));
+        }
+        if writable && !self.is_writable(held) && self.disks[held.disk].writable {
+            let kind = held.volume.kind.type_name();
+            return Err(Error::unsupported(format!("writing to a volume of this kind ({kind})")).at(place()));
+        }
+        let members = self.members(held);
         let with = fs::OpenWith { members: &members, subvolume, discard: self.disks[held.disk].discard };
         let device = Arc::clone(&held.volume.device);
         let opened =
@@ -165,7 +190,7 @@ impl Guestfs {
     pub fn list_filesystems(&self) -> Result<Vec<(String, String)>> {
         let plain = |identity: &Identity| matches!(identity.usage, Usage::Filesystem | Usage::Swap);
         let volumes = self.launched()?.volumes.iter();
-        let shown = volumes.filter(|held| held.identity.as_ref().is_none_or(plain));
+        let shown = volumes.filter(|held| !held.is_used && held.identity.as_ref().is_none_or(plain));
         Ok(shown.map(|held| (held.volume.name.clone(), held.kind().to_owned())).collect())
     }
 
@@ -189,6 +214,9 @@ impl Guestfs {
                 part_uuid: partition.and_then(|partition| partition.part_uuid.clone()),
                 part_label: partition.and_then(|partition| partition.part_label.clone()),
                 readable: held.is_readable(),
+                volume: held.volume.kind.type_name().to_owned(),
+                parents: held.volume.parents.clone(),
+                locked: held.is_locked,
             }
         };
         Ok(self.launched()?.volumes.iter().map(describe).collect())

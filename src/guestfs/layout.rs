@@ -74,7 +74,7 @@ impl Guestfs {
                     ));
                 }
                 (several, Layout::Os) => {
-                    let names: Vec<&str> = several.iter().map(|root| root.device.as_str()).collect();
+                    let names: Vec<String> = several.iter().map(super::Root::name).collect();
                     return Err(Error::Usage(
                         format!("there are several operating systems; choose by --root: {}", names.join(", ")).into(),
                     ));
@@ -93,7 +93,7 @@ impl Guestfs {
         let mut unwritable = Vec::new();
         // A filesystem of several devices is found on each of them, and mounted once.
         let mut members = BTreeSet::new();
-        for held in &launched.volumes {
+        for held in launched.volumes.iter().filter(|held| !held.is_used && !held.is_locked) {
             let Some(identity) = &held.identity else {
                 log::debug!("{}: nothing is recognised on it", held.volume.name);
                 continue;
@@ -153,6 +153,14 @@ impl Guestfs {
             .filter_map(|held| Some(format!("{} ({})", held.volume.name, held.identity.as_ref()?.kind)))
             .collect();
         let image = launched.disks.iter().map(|disk| disk.location.as_str()).collect::<Vec<_>>().join(", ");
+        let locked: Vec<&str> =
+            launched.volumes.iter().filter(|held| held.is_locked).map(|held| held.volume.name.as_str()).collect();
+        if !locked.is_empty() {
+            let names = locked.join(", ");
+            return Ok(Error::Usage(
+                format!("{image}: its filesystems are on what is locked: {names}; --key gives the key").into(),
+            ));
+        }
         Ok(if found.is_empty() {
             Error::NotAnImage(
                 format!(

@@ -57,7 +57,7 @@ pub(crate) use files::mode_text;
 pub use files::{Entry, StatNs};
 pub use layout::{Layout, MountSpec};
 pub use mkfs::MkfsOptions;
-pub use os::Root;
+pub use os::{FilesystemState, Root, SpaceUsage};
 pub use partitions::{PartitionInfo, PartitionTable};
 pub use progress::{Progress, ProgressCallback};
 pub(crate) use search::lines;
@@ -70,9 +70,10 @@ use crate::fs::btrfs::Subvolume;
 use crate::fs::probe::Identity;
 use crate::fs::{Filesystem, FsOptions};
 use crate::tree::Tree;
+use crate::volume::crypt::{NoKeys, Unlock};
 use crate::volume::{self, Volume};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
@@ -96,9 +97,13 @@ struct Disk {
 /// A volume, and what lies on it.
 struct Held {
     volume: Volume,
-    /// The disk it lies on, in the order of the drives.
+    /// The first disk it lies on, in the order of the drives.
     disk: usize,
     identity: Option<Identity>,
+    /// Whether other volumes are made of it, or would be if a key were there.
+    is_used: bool,
+    /// Whether it is encrypted and stayed closed.
+    is_locked: bool,
 }
 
 /// Filesystems by device and subvolume.
@@ -124,6 +129,7 @@ pub struct Guestfs {
     progress: Option<ProgressCallback>,
     trace: bool,
     local: Option<local::LocalMount>,
+    unlock: Arc<dyn Unlock>,
     /// The bits that new files do not get.
     umask: AtomicU16,
 }
@@ -149,8 +155,14 @@ impl Guestfs {
             progress: None,
             trace: false,
             local: None,
+            unlock: Arc::new(NoKeys),
             umask: AtomicU16::new(0o022),
         }
+    }
+
+    /// Sets where the keys of encrypted volumes come from, before [`launch`](Self::launch).
+    pub fn set_unlock(&mut self, unlock: Arc<dyn Unlock>) {
+        self.unlock = unlock;
     }
 
     /// Lets the log of this process hold what is done (`info`), or only what a person should know (`warn`). The log goes
@@ -233,16 +245,9 @@ impl Guestfs {
                 writable: options.is_writable(),
                 discard: options.discard,
             };
-            let scan = volume::scan(Arc::clone(&disk.device), &disk.name).at(|| location.clone())?;
-            launched.warnings.extend(scan.warnings.into_iter().map(|warning| format!("{location}: {warning}")));
-            for volume in scan.volumes {
-                let identity = crate::fs::probe::identify(volume.device.as_ref())
-                    .at(|| volume.name.clone())
-                    .at(|| location.clone())?;
-                launched.volumes.push(Held { volume, disk: index, identity });
-            }
             launched.disks.push(disk);
         }
+        launched.find_volumes(&*self.unlock)?;
         let size: u64 = launched.disks.iter().map(|disk| disk.device.size()).sum();
         log::info!(
             "operation=launch duration_ms={:.1} disks={} disk_size_gb={:.2}",
@@ -250,9 +255,6 @@ impl Guestfs {
             launched.disks.len(),
             size as f64 / 1e9
         );
-        for warning in &launched.warnings {
-            log::warn!("{warning}");
-        }
         self.launched = Some(launched);
         Ok(())
     }
@@ -285,6 +287,44 @@ impl Guestfs {
 
     fn fs_options(&self) -> FsOptions {
         FsOptions { cache: Arc::clone(&self.cache) }
+    }
+}
+
+impl Launched {
+    /// Looks, and looks anew, at what lies on the drives.
+    fn find_volumes(&mut self, unlock: &dyn Unlock) -> Result<()> {
+        let sources: Vec<volume::Source> = self
+            .disks
+            .iter()
+            .map(|disk| volume::Source {
+                name: disk.name.clone(),
+                device: Arc::clone(&disk.device),
+                location: disk.location.clone(),
+            })
+            .collect();
+        let stack = volume::assemble(&sources, unlock)?;
+        for warning in stack.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
+            log::warn!("{warning}");
+        }
+        self.warnings = stack.warnings;
+        let parents: BTreeSet<&String> = stack.volumes.iter().flat_map(|found| &found.volume.parents).collect();
+        let mut volumes = Vec::new();
+        for found in &stack.volumes {
+            let volume = found.volume.clone();
+            let identity = match crate::fs::probe::identify(volume.device.as_ref()) {
+                // A volume that lacks a part of itself does not keep the others from being used.
+                Err(error) if !volume.parents.is_empty() && volume.kind.partition().is_none() => {
+                    log::warn!("{}: {error}", volume.name);
+                    None
+                }
+                identity => identity.at(|| volume.name.clone()).at(|| self.disks[found.disk].location.clone())?,
+            };
+            let is_locked = stack.locked.iter().any(|locked| locked.device == volume.name);
+            let is_used = parents.contains(&volume.name);
+            volumes.push(Held { volume, disk: found.disk, identity, is_used, is_locked });
+        }
+        self.volumes = volumes;
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is mounted where.
 
 use super::Guestfs;
+use super::os::mountable;
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::Filesystem;
 use crate::fs::btrfs::Subvolume;
@@ -24,17 +25,18 @@ impl std::fmt::Debug for Mounted {
 
 impl Guestfs {
     /// Mounts the filesystem of a device on a folder of the tree: for writing where the drive was added for that and a
-    /// driver can, else for reading.
+    /// driver can, else for reading. `btrfsvol:DEVICE/SUBVOLUME` names a subvolume, as libguestfs has it.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a device that there is not, [`Error::Unsupported`] when no driver reads it, and those of
     /// opening it.
     pub fn mount(&mut self, device: &str, mountpoint: impl AsRef<OsStr>) -> Result<()> {
+        let (device, subvolume) = mountable(device);
         let launched = self.launched()?;
         let held = launched.held(device)?;
-        let writable = launched.disks[held.disk].writable
+        let writable = launched.is_writable(held)
             && crate::fs::has_writer(held.identity.as_ref().map_or("", |identity| identity.kind));
-        self.mount_subvolume(device, mountpoint, None, writable)
+        self.mount_subvolume(device, mountpoint, subvolume.as_ref(), writable)
     }
 
     /// Mounts the filesystem of a device for reading.
@@ -42,7 +44,8 @@ impl Guestfs {
     /// # Errors
     /// As [`mount`](Self::mount).
     pub fn mount_ro(&mut self, device: &str, mountpoint: impl AsRef<OsStr>) -> Result<()> {
-        self.mount_subvolume(device, mountpoint, None, false)
+        let (device, subvolume) = mountable(device);
+        self.mount_subvolume(device, mountpoint, subvolume.as_ref(), false)
     }
 
     /// Mounts the filesystem of a device with options of mount(8) that mean something here: `ro`, `rw`, `subvol=`,
@@ -79,6 +82,7 @@ impl Guestfs {
         }
         match (writable, subvolume) {
             (None | Some(true), None) => self.mount(device, mountpoint),
+            (Some(false), None) => self.mount_ro(device, mountpoint),
             (writable, subvolume) => {
                 self.mount_subvolume(device, mountpoint, subvolume.as_ref(), writable.unwrap_or(false))
             }

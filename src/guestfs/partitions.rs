@@ -1,10 +1,10 @@
 //! The partitions of a drive.
 
-use super::{Disk, Guestfs, Launched};
+use super::{Guestfs, Launched};
 use crate::block::SharedDevice;
-use crate::error::{Error, ErrorContext, Result};
+use crate::error::{Error, Result};
 use crate::volume::edit::{self, Change};
-use crate::volume::{self, Partition, PartitionType, Scheme, VolumeKind};
+use crate::volume::{Partition, PartitionType, Scheme, VolumeKind};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -61,10 +61,9 @@ fn describe(device: &str, partition: &Partition) -> PartitionInfo {
 
 impl Launched {
     fn partitions_of(&self, disk: usize) -> impl Iterator<Item = (&str, &Partition)> {
-        self.volumes.iter().filter(move |held| held.disk == disk).filter_map(|held| match &held.volume.kind {
-            VolumeKind::Partition(partition) => Some((held.volume.name.as_str(), partition)),
-            VolumeKind::WholeDisk => None,
-        })
+        let drive = format!("/dev/{}", self.disks[disk].name);
+        let volumes = self.volumes.iter().filter(move |held| held.volume.parents == [drive.as_str()]);
+        volumes.filter_map(|held| Some((held.volume.name.as_str(), held.volume.kind.partition()?)))
     }
 }
 
@@ -151,7 +150,11 @@ impl Guestfs {
     /// [`Error::NotFound`] for a partition that there is not.
     pub fn part_to_dev(&self, partition: &str) -> Result<String> {
         let launched = self.launched()?;
-        Ok(format!("/dev/{}", launched.disks[launched.held(partition)?.disk].name))
+        let held = launched.held(partition)?;
+        match (&held.volume.kind, held.volume.parents.as_slice()) {
+            (VolumeKind::Partition(_), [parent]) => Ok(parent.clone()),
+            _ => Ok(format!("/dev/{}", launched.disks[held.disk].name)),
+        }
     }
 
     /// Returns the number of a partition: 1 for `/dev/sda1`.
@@ -161,7 +164,7 @@ impl Guestfs {
     pub fn part_to_partnum(&self, partition: &str) -> Result<u32> {
         match &self.launched()?.held(partition)?.volume.kind {
             VolumeKind::Partition(partition) => Ok(partition.number),
-            VolumeKind::WholeDisk => Err(Error::NotFound(format!("{partition} is no partition").into())),
+            _ => Err(Error::NotFound(format!("{partition} is no partition").into())),
         }
     }
 }
@@ -191,26 +194,14 @@ impl Guestfs {
         Ok(Arc::clone(device))
     }
 
-    /// Looks anew at what lies on a drive, after it was changed.
+    /// Looks anew at what lies on the drives, after one was changed.
     pub(super) fn rescan(&mut self, disk: usize) -> Result<()> {
         let launched = self.launched.as_mut().ok_or_else(|| Error::Usage("call launch first".into()))?;
-        let Disk { name, device, location, .. } = &launched.disks[disk];
-        let scan = volume::scan(Arc::clone(device), name).at(|| location.clone())?;
-        let mut found = Vec::new();
-        for volume in scan.volumes {
-            let identity = crate::fs::probe::identify(volume.device.as_ref()).at(|| volume.name.clone())?;
-            found.push(super::Held { volume, disk, identity });
-        }
-        let names: Vec<String> = launched.volumes.iter().map(|held| held.volume.name.clone()).collect();
-        launched.open.lock().retain(|(device, _), _| {
-            // What lies on other drives stays open.
-            !names.contains(device)
-                || launched.volumes.iter().any(|held| held.volume.name == *device && held.disk != disk)
-        });
-        launched.volumes.retain(|held| held.disk != disk);
-        let place = launched.volumes.iter().position(|held| held.disk > disk).unwrap_or(launched.volumes.len());
-        launched.volumes.splice(place..place, found);
-        Ok(())
+        let changed = |held: &&super::Held| held.disk == disk || held.volume.kind.partition().is_none();
+        let gone: Vec<String> = launched.volumes.iter().filter(changed).map(|held| held.volume.name.clone()).collect();
+        // What is mounted keeps its filesystem; what lies on other drives stays open.
+        launched.open.lock().retain(|(device, _), _| !gone.contains(device));
+        launched.find_volumes(&*self.unlock)
     }
 
     /// Makes a new, empty partition table on a drive: `gpt` or `mbr`. What was there is gone.

@@ -155,6 +155,8 @@ fn upload_stream(from: &mut dyn Read, to: &Held<'_>, meter: &Meter) -> Result<u6
             }
         }
         if filled == 0 {
+            // An interruption that came while the stream was waited for counts too.
+            meter.add(0)?;
             return Ok(offset);
         }
         to.write_all(offset, &buffer[..filled])?;

@@ -8,7 +8,7 @@
 //! says.
 
 use super::fstab::{MountEntry, MountSpec};
-use super::types::{CryptEntry, Deployment, DriveMapping, DriveTarget, Kind, System};
+use super::types::{ArrayEntry, CryptEntry, Deployment, DriveMapping, DriveTarget, Kind, System};
 use crate::tree::Tree;
 use std::collections::HashSet;
 
@@ -31,8 +31,14 @@ pub struct DeviceId {
     pub part_type_guid: Option<String>,
     /// Where the partition begins on its disk, in bytes.
     pub start: Option<u64>,
-    /// The name of the device that this one was opened from: the partition below a LUKS device.
+    /// The name of the device that this one was opened from: the partition below a LUKS device, a member of an array.
     pub backing: Option<String>,
+    /// Other names that the guest may have for it: `/dev/mapper/vg-lv`, `/dev/md/home`.
+    pub aliases: Vec<String>,
+    /// The UUID of the array, where it is one.
+    pub array: Option<String>,
+    /// The disk that it lies on, however many volumes are between: `/dev/sda`.
+    pub disk: Option<String>,
 }
 
 /// A root that was found, and what its system says about mounts.
@@ -52,6 +58,8 @@ pub struct RootCandidate {
     pub mounts: Vec<MountEntry>,
     /// What its system decrypts.
     pub crypttab: Vec<CryptEntry>,
+    /// The arrays that its system puts together.
+    pub arrays: Vec<ArrayEntry>,
 }
 
 impl RootCandidate {
@@ -65,6 +73,7 @@ impl RootCandidate {
             arch: system.arch.clone(),
             mounts: super::mounts(tree),
             crypttab: super::crypttab(tree),
+            arrays: super::arrays(tree),
         }
     }
 }
@@ -89,6 +98,8 @@ pub struct Placed {
 pub struct Assembly {
     /// The mounts, the root first, a folder before those within it.
     pub mounts: Vec<Placed>,
+    /// The devices that are swap space.
+    pub swaps: Vec<String>,
     /// What is told of and not mounted, a line each.
     pub missing: Vec<String>,
 }
@@ -160,6 +171,12 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
     place_root(root, &mut assembly);
     for entry in &root.mounts {
         let kind = entry.kind.as_str();
+        if kind == "swap"
+            && let Some(device) = names.find(&entry.spec)
+            && !assembly.swaps.iter().any(|known| known == device)
+        {
+            assembly.swaps.push(device.to_owned());
+        }
         if entry.is_swap() && !entry.is_bind() || !entry.mountpoint.starts_with(b"/") || is_root(&entry.mountpoint) {
             usable |= is_root(&entry.mountpoint);
             continue;
@@ -310,11 +327,12 @@ const USR: [(&str, &str); 5] = [
 ];
 
 fn discover(root: &RootCandidate, devices: &[DeviceId], assembly: &mut Assembly) {
-    let disk = disk_of(top_of(&root.device, devices));
+    let disk = drive_of(&root.device, devices);
     let has_xbootldr = devices.iter().any(|device| device.part_type_guid.as_deref() == Some(DISCOVERABLE[4].0));
     for device in devices {
         let Some(guid) = device.part_type_guid.as_deref().filter(|_| device.name != root.device) else { continue };
-        if device.kind.is_none() || disk_of(&device.name) != disk {
+        let held = opened(device, devices);
+        if held.kind.is_none() || held.name == root.device || disk_of(&device.name) != disk {
             continue;
         }
         let known = DISCOVERABLE.iter().find(|(known, _)| *known == guid).map(|&(_, place)| place);
@@ -328,7 +346,7 @@ fn discover(root: &RootCandidate, devices: &[DeviceId], assembly: &mut Assembly)
             continue;
         }
         assembly.mounts.push(Placed {
-            device: opened(device, devices).name.clone(),
+            device: held.name.clone(),
             mountpoint: place.as_bytes().to_vec(),
             subvolume: None,
             subvolume_id: None,
@@ -360,11 +378,10 @@ fn opened<'d>(device: &'d DeviceId, devices: &'d [DeviceId]) -> &'d DeviceId {
     above(first).unwrap_or(first)
 }
 
-/// Returns the partition that an opened device lies on.
-fn top_of<'d>(name: &'d str, devices: &'d [DeviceId]) -> &'d str {
-    let below =
-        |name: &str| devices.iter().find(|device| device.name == name).and_then(|device| device.backing.as_deref());
-    below(name).map_or(name, |first| below(first).unwrap_or(first))
+/// Returns the disk that a device lies on.
+fn drive_of<'d>(name: &'d str, devices: &'d [DeviceId]) -> &'d str {
+    let known = devices.iter().find(|device| device.name == name).and_then(|device| device.disk.as_deref());
+    known.unwrap_or_else(|| disk_of(name))
 }
 
 /// A path of a partition, taken apart.
@@ -465,7 +482,7 @@ impl<'a> Names<'a> {
         let root_disk = own.and_then(|entry| match &entry.spec {
             MountSpec::Path(path) => {
                 let part = part_of(std::str::from_utf8(path).ok()?)?;
-                Some((part.disk, disk_of(&root.device)))
+                Some((part.disk, drive_of(&root.device, devices)))
             }
             _ => None,
         });
@@ -495,18 +512,21 @@ impl<'a> Names<'a> {
     }
 
     fn by_name(&self, name: &str) -> Option<&'a DeviceId> {
-        self.devices.iter().find(|device| device.name == name)
+        let alias = |device: &&DeviceId| device.aliases.iter().any(|alias| alias == name);
+        self.devices.iter().find(|device| device.name == name).or_else(|| self.devices.iter().find(alias))
     }
 
     /// Guesses what the hardware's name means: the partition's number is at its end, the disk is the root's.
     fn by_id(&self, id: &str) -> Option<&'a DeviceId> {
+        if let Some(device) = self.by_name(&format!("/dev/disk/by-id/{id}")) {
+            return Some(device);
+        }
         if let Some(uuid) = id.strip_prefix("dm-name-") {
             return self.by_path(&format!("/dev/mapper/{uuid}"));
         }
         let (_, number) = id.rsplit_once("-part")?;
         let number: u32 = number.parse().ok()?;
-        let disk = disk_of(top_of(&self.root.device, self.devices));
-        self.partition(disk, Some(number))
+        self.partition(drive_of(&self.root.device, self.devices), Some(number))
     }
 
     fn partition(&self, disk: &str, number: Option<u32>) -> Option<&'a DeviceId> {
@@ -521,6 +541,9 @@ impl<'a> Names<'a> {
     fn by_path(&self, path: &str) -> Option<&'a DeviceId> {
         if let Some(part) = part_of(path) {
             return self.by_part(path, &part);
+        }
+        if let Some(array) = self.by_array(path) {
+            return Some(array);
         }
         if let Some(name) = path.strip_prefix("/dev/mapper/") {
             return self.by_mapper(path, name);
@@ -561,6 +584,13 @@ impl<'a> Names<'a> {
         self.partition(&disk, part.number)
     }
 
+    /// Finds an array by the name that mdadm.conf gives it.
+    fn by_array(&self, path: &str) -> Option<&'a DeviceId> {
+        let digits = |uuid: &str| uuid.replace([':', '-', '.'], "").to_ascii_lowercase();
+        let wanted = digits(self.root.arrays.iter().find(|entry| entry.device == path)?.uuid.as_deref()?);
+        self.devices.iter().find(|device| device.array.as_deref().is_some_and(|own| digits(own) == wanted))
+    }
+
     fn by_mapper(&self, path: &str, name: &str) -> Option<&'a DeviceId> {
         if let Some(device) = self.by_name(path) {
             return Some(device);
@@ -571,11 +601,13 @@ impl<'a> Names<'a> {
             return Some(device);
         }
         if let Some(entry) = self.root.crypttab.iter().find(|entry| entry.name == name) {
-            let spec = MountSpec::parse(entry.device.as_bytes());
-            // A crypttab that leads back to /dev/mapper is not followed: it could go round in a circle.
-            if !matches!(&spec, MountSpec::Path(path) if path.starts_with(b"/dev/mapper/")) {
-                return self.find_spec(&spec);
+            // A crypttab that leads back to itself is not followed: it could go round in a circle.
+            if let Some(name) = entry.device.strip_prefix("/dev/mapper/") {
+                let (group, volume) = mapper_parts(name)?;
+                let below = self.by_name(&entry.device).or_else(|| self.by_name(&format!("/dev/{group}/{volume}")))?;
+                return Some(opened(below, self.devices));
             }
+            return self.find_spec(&MountSpec::parse(entry.device.as_bytes()));
         }
         self.find_spec(&MountSpec::Uuid(name.strip_prefix("luks-")?.to_owned()))
     }
@@ -632,6 +664,7 @@ mod tests {
         let assembly = assemble(&root("/dev/sda2", lines), &devices);
         assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda1 /boot", "/dev/sdb1 /data"]);
         assert_eq!(assembly.missing, ["/dev/vdc1 on /none: no such device"]);
+        assert_eq!(assembly.swaps, ["/dev/sda3"]);
         // The guest calls the disk of its root sdb, here it is the first one.
         let assembly = assemble(&root("/dev/sda2", "/dev/sdb2 / ext4\n/dev/sdb1 /boot ext4\n"), &devices);
         assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda1 /boot"]);

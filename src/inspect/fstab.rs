@@ -10,13 +10,12 @@ use serde::Serialize;
 const MAX_ENTRIES: usize = 4096;
 
 /// How a line of fstab names what is mounted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum MountSpec {
     /// By the filesystem's UUID or serial number.
     Uuid(String),
     /// By the filesystem's label.
-    Label(#[serde(serialize_with = "lossy")] Vec<u8>),
+    Label(Vec<u8>),
     /// By the partition's identifier.
     PartUuid(String),
     /// By the partition's name.
@@ -24,7 +23,7 @@ pub enum MountSpec {
     /// By the hardware's name for the disk, as below `/dev/disk/by-id`.
     ById(String),
     /// By a path, of a device or of a folder to bind; or by any other word, such as `tmpfs`.
-    Path(#[serde(serialize_with = "lossy")] Vec<u8>),
+    Path(Vec<u8>),
 }
 
 impl MountSpec {
@@ -76,15 +75,21 @@ impl std::fmt::Display for MountSpec {
     }
 }
 
+fn as_written<S: serde::Serializer>(spec: &MountSpec, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(spec)
+}
+
 /// Something that a system mounts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MountEntry {
     /// What is mounted.
+    #[serde(serialize_with = "as_written")]
     pub spec: MountSpec,
     /// The folder that it is mounted on; `none` or `swap` for swap space.
     #[serde(serialize_with = "lossy")]
     pub mountpoint: Vec<u8>,
     /// The filesystem's type: `ext4`, `auto`, `swap`.
+    #[serde(rename = "type")]
     pub kind: String,
     /// The options, one by one: `subvol=@home`, `bind`, `noauto`.
     pub options: Vec<String>,

@@ -162,6 +162,29 @@ pub(super) fn icon(guest: &Guest<'_>) -> Option<String> {
     paths.into_iter().find(|path| guest.is_file(path))
 }
 
+/// Says whether media hold a system that runs from them.
+pub(super) fn is_live(guest: &Guest<'_>) -> bool {
+    let places = ["/casper", "/live", "/LiveOS", "/arch/x86_64/airootfs.sfs", "/nix-store.squashfs", "/image.squashfs"];
+    places.iter().any(|path| guest.has(path)) && !guest.is_dir("/install/netboot")
+}
+
+/// Says whether installation media hold no packages: they are fetched while it installs.
+pub(super) fn is_netinst(guest: &Guest<'_>) -> bool {
+    if let Some(info) = guest.first_line("/.disk/info") {
+        return ["netinst", "businesscard", "mini"].iter().any(|word| info.to_ascii_lowercase().contains(word));
+    }
+    let packages = ["/Packages", "/repodata", "/BaseOS", "/Fedora", "/Server", "/RedHat", "/media.repo"];
+    guest.has("/.treeinfo") && !is_live(guest) && !packages.iter().any(|path| guest.has(path))
+}
+
+/// Says whether installation media are one disc of several.
+pub(super) fn is_multipart(guest: &Guest<'_>) -> bool {
+    let Some(text) = guest.text("/.treeinfo") else { return false };
+    let tree = Ini::parse(&text);
+    let count = |section| tree.get(section, "totaldiscs").and_then(|count| count.parse::<u32>().ok());
+    count("media").or_else(|| count("general")).is_some_and(|count| count > 1)
+}
+
 /// Finds the system of installation or live media, by the marks that their makers leave.
 pub(super) fn media(guest: &Guest<'_>) -> Option<System> {
     let mut system = System::new(Kind::Linux, "unknown");

@@ -108,6 +108,11 @@ pub fn crypttab(tree: &Tree) -> Vec<CryptEntry> {
     within(tree, deployment_of(tree).as_ref(), settings::crypttab).0
 }
 
+/// Returns the arrays that the system of a tree puts together at boot.
+pub fn arrays(tree: &Tree) -> Vec<ArrayEntry> {
+    within(tree, deployment_of(tree).as_ref(), settings::arrays).0
+}
+
 /// Finds the roots of containers that lie in folders of the guest.
 pub fn containers(tree: &Tree) -> Vec<Container> {
     within(tree, deployment_of(tree).as_ref(), containers::find).0
@@ -120,6 +125,41 @@ pub fn packages(tree: &Tree, system: &System) -> Packages {
         _ => packages::read(guest),
     });
     Packages { packages, warnings }
+}
+
+/// Encodes bytes in Base64, with padding.
+pub fn base64(bytes: &[u8]) -> String {
+    let text = ssh::encode(bytes);
+    let padding = text.len().wrapping_neg() % 4;
+    text + &"="[..].repeat(padding)
+}
+
+/// The largest picture that is read, in bytes.
+const MAX_ICON: u64 = 1 << 20;
+
+/// Reads the picture that stands for a system.
+pub fn icon(tree: &Tree, system: &System) -> Option<Vec<u8>> {
+    within(tree, system.deployment.as_ref(), |guest| {
+        let path = linux::icon(guest)?;
+        let (_, attr) = guest.file(&path)?;
+        if attr.size <= MAX_ICON { guest.read(&path, MAX_ICON) } else { None }
+    })
+    .0
+}
+
+/// Says whether media hold a system that runs from them.
+pub fn is_live(tree: &Tree) -> bool {
+    linux::is_live(&Guest::new(tree))
+}
+
+/// Says whether installation media hold no packages: they are fetched while it installs.
+pub fn is_netinst(tree: &Tree) -> bool {
+    linux::is_netinst(&Guest::new(tree))
+}
+
+/// Says whether installation media are one disc of several.
+pub fn is_multipart(tree: &Tree) -> bool {
+    linux::is_multipart(&Guest::new(tree))
 }
 
 /// Tells more about a system. Its packages are asked for with [`packages`].

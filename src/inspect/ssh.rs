@@ -55,7 +55,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Encodes Base64 without padding.
-fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
         let bits = group.iter().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - group.len()));
@@ -77,6 +77,7 @@ mod tests {
         for text in ["Zg", "Zm8", "Zm9v", "Zm9vYg", "Zm9vYmFy"] {
             assert_eq!(encode(&decode(text).expect("whole")), text);
         }
+        assert_eq!(crate::inspect::base64(b"fo"), "Zm8=");
         assert_eq!(decode("Zm8=").as_deref(), Some(b"fo".as_slice()));
         assert_eq!(decode("Z"), None);
         assert_eq!(decode("Zm9vZ"), None);

@@ -58,7 +58,7 @@ fn a_debian_is_told_whole() {
     assert_eq!(details.icon.as_deref(), Some("/usr/share/pixmaps/debian-logo.png"));
     assert_eq!(details.warnings, [""; 0]);
     let json = serde_json::to_value(&system).expect("plain data");
-    assert_eq!((json["kind"].as_str(), json["version"]["minor"].as_u64()), (Some("linux"), Some(5)));
+    assert_eq!((json["type"].as_str(), json["version"]["minor"].as_u64()), (Some("linux"), Some(5)));
 }
 
 #[test]

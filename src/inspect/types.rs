@@ -71,6 +71,7 @@ impl Version {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct System {
     /// The family.
+    #[serde(rename = "type")]
     pub kind: Kind,
     /// The distribution by libguestfs's name for it (`rhel`, `debian`, `windows`), or else by its own `ID` in os-release.
     pub distro: String,
@@ -475,6 +476,7 @@ pub struct Details {
     /// The network.
     pub network: Vec<Interface>,
     /// What is mounted at boot.
+    #[serde(rename = "fstab")]
     pub mounts: Vec<super::MountEntry>,
     /// The encrypted devices that are opened at boot.
     pub crypttab: Vec<CryptEntry>,
@@ -495,6 +497,7 @@ pub struct Details {
     /// The path of a picture that stands for the system.
     pub icon: Option<String>,
     /// What could not be read, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 

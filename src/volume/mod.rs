@@ -1,14 +1,25 @@
 //! Floor 2: devices made of devices.
 //!
-//! [`scan`] finds the volumes of a disk: its partitions, or the disk itself where it has none. What lies on a volume is
-//! not looked at here, beyond what is needed to tell a partition table from a filesystem's boot sector.
+//! [`scan`] finds the volumes of a disk: its partitions, or the disk itself where it has none. [`assemble`] finds those of
+//! all disks together, in any stack: arrays, volume groups, encrypted volumes, and partitions within them. Which filesystem
+//! lies on a volume is not looked at here, beyond what is needed to tell a partition table from a filesystem's boot sector.
 
+mod assemble;
 mod bare;
+pub mod crypt;
 pub mod edit;
 mod gpt;
+mod hash;
+pub mod keys;
+pub mod luks;
+mod lvm;
 mod mbr;
+mod md;
+mod raid;
 mod scan;
+mod sectors;
 
+pub use assemble::{Assembled, Locked, Source, Stack, assemble};
 pub use gpt::GptAttributes;
 pub use scan::scan;
 
@@ -33,10 +44,14 @@ pub struct Scan {
 pub struct Volume {
     /// The name that a guest knows it by: `/dev/sda1`, or `/dev/sda` for a whole disk.
     pub name: String,
+    /// Other names that a guest may have for it: `/dev/mapper/vg-lv`, `/dev/md/home`.
+    pub aliases: Vec<String>,
     /// Its bytes.
     pub device: SharedDevice,
     /// What it is.
     pub kind: VolumeKind,
+    /// The names of the devices that it is made of; none for a disk.
+    pub parents: Vec<String>,
 }
 
 impl fmt::Debug for Volume {
@@ -46,6 +61,7 @@ impl fmt::Debug for Volume {
             .field("name", &self.name)
             .field("size", &self.device.size())
             .field("kind", &self.kind)
+            .field("parents", &self.parents)
             .finish()
     }
 }
@@ -55,8 +71,93 @@ impl fmt::Debug for Volume {
 pub enum VolumeKind {
     /// A disk as a whole.
     WholeDisk,
-    /// A partition of a disk.
+    /// A partition of a disk, or of another volume.
     Partition(Partition),
+    /// An array of Linux software RAID.
+    Raid(Raid),
+    /// A volume of a volume group of LVM.
+    Logical(Logical),
+    /// What an encrypted volume holds.
+    Crypt(crypt::Encrypted),
+    /// The disk behind bcache.
+    Backing {
+        /// The UUID of the cache's backing device.
+        uuid: String,
+    },
+    /// A volume of a group of Windows' dynamic disks.
+    Dynamic(Dynamic),
+}
+
+impl VolumeKind {
+    /// Returns the type as `lsblk` shows it: `disk`, `part`, `raid1`, `lvm`, `crypt`.
+    pub fn type_name(&self) -> &str {
+        match self {
+            Self::WholeDisk => "disk",
+            Self::Partition(_) => "part",
+            Self::Raid(raid) => &raid.level,
+            Self::Logical(_) => "lvm",
+            Self::Crypt(_) => "crypt",
+            Self::Backing { .. } => "bcache",
+            Self::Dynamic(_) => "dynamic",
+        }
+    }
+
+    /// Returns the partition that it is, where it is one.
+    pub fn partition(&self) -> Option<&Partition> {
+        match self {
+            Self::Partition(partition) => Some(partition),
+            _ => None,
+        }
+    }
+
+    /// Says whether a filesystem on the volume is that of its one parent, as the parent's table of partitions knows it: the
+    /// volume is what an encrypted one holds, or an array, and no part of a group.
+    pub fn is_layer(&self) -> bool {
+        matches!(self, Self::Raid(_) | Self::Crypt(_) | Self::Backing { .. })
+    }
+}
+
+/// An array, as its superblocks describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raid {
+    /// The name that was recorded, without the host's; none in superblocks of version 0.90.
+    pub name: Option<String>,
+    /// The UUID as mdadm shows it: `01234567:89abcdef:01234567:89abcdef`.
+    pub uuid: String,
+    /// The level as the kernel names it: `raid1`, `linear`.
+    pub level: String,
+    /// The version of the superblocks: `1.2`.
+    pub metadata: &'static str,
+    /// How many members there ought to be.
+    pub devices: u32,
+    /// How many of them are there and up to date.
+    pub working: u32,
+}
+
+/// A logical volume, as its group's metadata describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logical {
+    /// The name of the volume group.
+    pub group: String,
+    /// The name of the volume.
+    pub name: String,
+    /// The UUID as `lvs` shows it.
+    pub uuid: String,
+    /// How it is made: `linear`, `striped`, `thin`, ….
+    pub layout: String,
+}
+
+/// A volume of dynamic disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dynamic {
+    /// The name of the disk group.
+    pub group: String,
+    /// The name of the volume.
+    pub name: String,
+    /// The volume's GUID.
+    pub uuid: String,
+    /// How it is made: `simple`, `spanned`, `striped`, ….
+    pub layout: &'static str,
 }
 
 /// The kind of a partition table.

@@ -16,13 +16,35 @@ use std::sync::Arc;
 /// # Errors
 /// Those of reading the disk's first sector.
 pub fn scan(disk: SharedDevice, name: &str) -> Result<Scan> {
+    let (mut scan, disk) = partitions(disk, name)?;
+    if scan.volumes.is_empty() || bare::has_iso9660(&*disk) {
+        scan.volumes.insert(0, Volume::whole(name, disk));
+    }
+    Ok(scan)
+}
+
+/// Finds the partitions of a disk or a volume, known as `name` without `/dev/`; there may be none. Returns the device too.
+///
+/// # Errors
+/// Those of reading the first sector.
+pub(super) fn partitions(disk: SharedDevice, name: &str) -> Result<(Scan, SharedDevice)> {
     let mut found = Found { disk, name, volumes: Vec::new(), warnings: Vec::new() };
     let (scheme, table_uuid) = found.partitions()?;
-    let Found { disk, mut volumes, warnings, .. } = found;
-    if volumes.is_empty() || bare::has_iso9660(&*disk) {
-        volumes.insert(0, Volume { name: format!("/dev/{name}"), device: disk, kind: VolumeKind::WholeDisk });
+    let Found { disk, volumes, warnings, .. } = found;
+    Ok((Scan { volumes, scheme, table_uuid, warnings }, disk))
+}
+
+impl Volume {
+    /// Makes a volume of a whole disk.
+    pub(super) fn whole(name: &str, device: SharedDevice) -> Self {
+        Self {
+            name: format!("/dev/{name}"),
+            aliases: Vec::new(),
+            device,
+            kind: VolumeKind::WholeDisk,
+            parents: Vec::new(),
+        }
     }
-    Ok(Scan { volumes, scheme, table_uuid, warnings })
 }
 
 /// What was found so far.
@@ -114,8 +136,10 @@ impl Found<'_> {
         match SliceDevice::new(Arc::clone(&self.disk), partition.start, partition.size) {
             Ok(device) => self.volumes.push(Volume {
                 name: format!("/dev/{}", partition_name(self.name, number)),
+                aliases: Vec::new(),
                 device: Arc::new(device),
                 kind: VolumeKind::Partition(partition),
+                parents: vec![format!("/dev/{}", self.name)],
             }),
             Err(error) => self.warnings.push(format!("partition {number} is left out: {error}")),
         }

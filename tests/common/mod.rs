@@ -4,6 +4,7 @@
 
 pub mod folders;
 pub mod guest;
+pub mod volumes;
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -62,6 +62,8 @@ pub struct QemuOptions<'a> {
     pub discard: bool,
     /// Whether it is opened even where another process, such as a running machine, holds its lock.
     pub force: bool,
+    /// Where the image lies in the file and how long it is, in bytes, where it is not all of it.
+    pub range: Option<(u64, u64)>,
 }
 
 /// Opens an image by a `qemu-nbd` child, which lives as long as the device.
@@ -114,8 +116,20 @@ fn arguments(path: &Path, options: &QemuOptions<'_>) -> Result<Vec<OsString>> {
     if let Some(format) = options.format {
         push_option(&mut image, "driver", OsStr::new(format));
     }
-    push_option(&mut image, "file.driver", OsStr::new(if kind.is_block_device() { "host_device" } else { "file" }));
-    push_option(&mut image, "file.filename", absolute.as_os_str());
+    let driver = OsStr::new(if kind.is_block_device() { "host_device" } else { "file" });
+    match options.range {
+        None => {
+            push_option(&mut image, "file.driver", driver);
+            push_option(&mut image, "file.filename", absolute.as_os_str());
+        }
+        Some((offset, size)) => {
+            push_option(&mut image, "file.driver", OsStr::new("raw"));
+            push_option(&mut image, "file.offset", OsStr::new(&offset.to_string()));
+            push_option(&mut image, "file.size", OsStr::new(&size.to_string()));
+            push_option(&mut image, "file.file.driver", driver);
+            push_option(&mut image, "file.file.filename", absolute.as_os_str());
+        }
+    }
     if options.force {
         // Sharing is for readers only; a writer goes without locks.
         let (name, value) = if options.writable { ("file.locking", "off") } else { ("force-share", "on") };

@@ -10,13 +10,12 @@
 
 use super::create::CLUSTER_SIZE;
 use super::header::{COMPRESSED, COPIED, Compression, Header, MAX_L1_BYTES};
+use crate::block::fresh::Fresh;
 use crate::bytes::{set_be16, set_be64};
 use crate::error::{Error, IoContext, Result};
 use flate2::{Compress, FlushCompress, Status};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 /// The window of QEMU's deflate, as a power of two. It refuses streams that look further back.
 const WINDOW_BITS: u8 = 12;
@@ -68,7 +67,7 @@ enum Compressor {
 
 /// An image that is being written.
 pub(crate) struct Bulk<'a> {
-    file: &'a File,
+    file: Fresh<'a>,
     size: u64,
     l1_entries: u64,
     compression: Option<Compression>,
@@ -88,7 +87,7 @@ impl<'a> Bulk<'a> {
     ///
     /// # Errors
     /// [`Error::Usage`] for a disk that is too large.
-    pub(crate) fn new(file: &'a File, size: u64, compression: Option<Compression>) -> Result<Self> {
+    pub(crate) fn new(file: Fresh<'a>, size: u64, compression: Option<Compression>) -> Result<Self> {
         let l1_entries = size.div_ceil(CLUSTER_SIZE * ENTRIES_PER_TABLE);
         if size > i64::MAX.cast_unsigned() || l1_entries * 8 > MAX_L1_BYTES {
             return Err(Error::Usage(format!("a disk of {size} bytes is too large for a qcow2 image").into()));

@@ -58,9 +58,10 @@ impl Checksum {
         sum
     }
 
-    /// Says whether `stored`, [`len`](Self::len) bytes or more, is the checksum of `data`.
+    /// Says whether `stored`, [`len`](Self::len) bytes or more, is the checksum of `data`. Fuzzing passes
+    /// over it, to reach the parsers.
     pub fn matches(self, data: &[u8], stored: &[u8]) -> bool {
-        self.of(data)[..self.len()] == stored[..self.len()]
+        cfg!(fuzzing) || self.of(data)[..self.len()] == stored[..self.len()]
     }
 }
 

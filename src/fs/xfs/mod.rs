@@ -4,8 +4,8 @@
 //! memory and lie over what the device says. Everything that is read is checked: on version 5 against checksums, places,
 //! owners and the filesystem's UUID, on either version against what can be.
 //!
-//! Data on a real-time device, and so files of zoned filesystems, is refused by name; everything else about such files is
-//! shown. Quotas, reverse mappings and reference counts do not change what is read, and are not looked at.
+//! Data on a real-time device is read where that device is at hand, and refused by name where it is not, or lies in groups, as
+//! that of zoned filesystems; everything else about such files is shown. Quotas, reverse mappings and reference counts do not change what is read, and are not looked at.
 //!
 //! The format is specified in "XFS Algorithms & Data Structures" (the 3rd edition, by the kernel's XFS developers) and by
 //! Linux `fs/xfs/libxfs/xfs_format.h`, `xfs_da_format.h` and `xfs_log_format.h`.
@@ -22,6 +22,7 @@ mod inode;
 mod inode_tree;
 mod log;
 mod overlay;
+mod real_time;
 mod remap;
 mod statfs;
 mod store;
@@ -38,6 +39,7 @@ use dir::Directory;
 use disk::{Disk, ForkOf};
 use inode::{Fork, Inode};
 use inode_tree::Chunk;
+use real_time::RealTime;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use store::Store;
@@ -49,6 +51,7 @@ const MAX_PREFETCH: usize = 32;
 /// An open XFS filesystem.
 pub struct Xfs {
     disk: Disk,
+    real_time: RealTime,
     info: FsInfo,
     /// Whether the superblock's counters cannot be believed.
     sum_counters: bool,
@@ -104,6 +107,14 @@ impl Xfs {
     /// [`Error::NotAnImage`] where there is none, [`Error::Unsupported`] for a feature that is not known,
     /// [`Error::Corrupt`] for a damaged superblock or log, and those of reading.
     pub fn open(device: SharedDevice, options: &FsOptions) -> Result<Self> {
+        Self::open_with(device, &[], options)
+    }
+
+    /// Opens the filesystem on a device, and looks for its real-time device, where it has one, among `others`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(device: SharedDevice, others: &[SharedDevice], options: &FsOptions) -> Result<Self> {
         let on_disk = read_superblock(&device)?;
         let mut warnings = Vec::new();
         if on_disk.data_blocks << on_disk.block_log > device.size() {
@@ -127,7 +138,8 @@ impl Xfs {
         let disk = Disk { superblock, store, exchanged: replay.exchanged, remaps: replay.remaps };
         let sum_counters = replay.changed || replay.unread;
         let (inodes, chunks) = (Cache::new(&options.cache), Cache::new(&options.cache));
-        let filesystem = Self { disk, info, sum_counters, counts: OnceLock::new(), inodes, chunks };
+        let real_time = RealTime::find(&disk.superblock, others);
+        let filesystem = Self { disk, real_time, info, sum_counters, counts: OnceLock::new(), inodes, chunks };
         if !filesystem.inode(filesystem.root())?.attr.is_dir() {
             return Err(Error::corrupt("superblock", "its root is no directory"));
         }
@@ -251,9 +263,6 @@ impl Filesystem for Xfs {
     fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let inode = self.regular(ino)?;
         let Some(left) = inode.attr.size.checked_sub(offset).filter(|&left| left > 0) else { return Ok(0) };
-        if inode.real_time {
-            return Err(Error::unsupported("the data of XFS files on a real-time device"));
-        }
         let len = left.min(buf.len() as u64) as usize;
         let superblock = &self.disk.superblock;
         let fork = data_fork(&inode);
@@ -266,6 +275,10 @@ impl Filesystem for Xfs {
             let count = stretch.min((len - done) as u64) as usize;
             let part = &mut buf[done..done + count];
             match mapping.extent.filter(|extent| !extent.unwritten) {
+                Some(extent) if inode.real_time => {
+                    let into = at - (extent.file_block << superblock.block_log);
+                    self.real_time.read(superblock, ino, extent.block, into, part)?;
+                }
                 Some(extent) => {
                     let start = superblock
                         .block_offset(extent.block, extent.count)

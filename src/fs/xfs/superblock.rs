@@ -42,6 +42,8 @@ mod incompat {
     pub const SPARSE_INODES: u32 = 0x0002;
     pub const META_UUID: u32 = 0x0004;
     pub const NEEDS_REPAIR: u32 = 0x0010;
+    /// Metadata has a directory tree of its own, and real-time space lies in groups.
+    pub const METADIR: u32 = 0x0100;
     /// File types, sparse inode chunks, metadata UUID, big times, needs repair, large extent counts, exchange-range,
     /// parent pointers, metadata directories, zoned real-time groups, gaps between zones.
     pub const KNOWN: u32 = 0x07ff;
@@ -117,6 +119,10 @@ pub struct Superblock {
     pub inodes_free: u64,
     /// Blocks that are free.
     pub blocks_free: u64,
+    /// Blocks of the real-time device; 0 where there is none.
+    pub real_time_blocks: u64,
+    /// Whether real-time space lies in groups, so that a block's number has a group in its high bits.
+    pub real_time_groups: bool,
 }
 
 fn corrupt(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -252,6 +258,8 @@ impl Superblock {
             inodes: be64(bytes, 128),
             inodes_free: be64(bytes, 136),
             blocks_free: be64(bytes, 144),
+            real_time_blocks: be64(bytes, 16),
+            real_time_groups: incompat & incompat::METADIR != 0,
         };
         if superblock.inode_offset(superblock.root).is_none() {
             return Err(corrupt(format!("its root directory is inode {}", superblock.root)));

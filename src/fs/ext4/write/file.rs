@@ -10,17 +10,21 @@ use super::super::superblock::field as super_field;
 use super::alloc::Run;
 use super::core::{CREDITS, Core};
 use super::edit::{InodeEdit, now};
-use super::inodes::{Inner, Window};
+use super::inodes::Inner;
+use super::windows::Window;
 use super::{inline, mapping, xattrs};
 use crate::bytes::{le32, set_le32};
 use crate::error::{Error, Result};
 use crate::fs::FileType;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How many runs of blocks one operation adds at most.
 const PIECES: usize = 16;
 /// The most space that is set aside for the next writes of a file, in bytes.
 const WINDOW: u64 = 8 << 20;
+/// How far from each other writes of a stream may come in, in bytes.
+const REACH: u64 = 4 << 20;
 /// The smallest first write of a file that others are expected to follow, in bytes.
 const STREAM: u64 = 64 << 10;
 /// The most that is put together in memory to be one write, in bytes.
@@ -41,18 +45,22 @@ pub(super) struct Piece {
 /// # Errors
 /// `EISDIR`, `EINVAL`, `EPERM`, `ENOKEY`.
 pub(super) fn check(inode: &Inode) -> Result<()> {
+    check_kind(inode)?;
+    check_flags(inode)
+}
+
+fn check_kind(inode: &Inode) -> Result<()> {
     match inode.file_type() {
-        FileType::Regular => {}
-        FileType::Directory => return Err(Error::Errno(libc::EISDIR)),
-        _ => return Err(Error::Errno(libc::EINVAL)),
+        FileType::Regular if inode.has_flag(flag::ENCRYPT) => Err(Error::Errno(libc::ENOKEY)),
+        FileType::Regular if inode.has_flag(flag::VERITY) => Err(Error::Errno(libc::EPERM)),
+        FileType::Regular => Ok(()),
+        FileType::Directory => Err(Error::Errno(libc::EISDIR)),
+        _ => Err(Error::Errno(libc::EINVAL)),
     }
-    if inode.has_flag(flag::IMMUTABLE) || inode.has_flag(flag::VERITY) {
-        return Err(Error::Errno(libc::EPERM));
-    }
-    if inode.has_flag(flag::ENCRYPT) {
-        return Err(Error::Errno(libc::ENOKEY));
-    }
-    Ok(())
+}
+
+fn check_flags(inode: &Inode) -> Result<()> {
+    if inode.has_flag(flag::IMMUTABLE) { Err(Error::Errno(libc::EPERM)) } else { Ok(()) }
 }
 
 /// Returns the largest size that a file may have, in bytes.
@@ -74,17 +82,28 @@ pub(super) fn max_size(core: &Core, uses_extents: bool) -> u64 {
     reached.min(counted) << bits
 }
 
-/// Writes to a regular file; returns how many bytes, fewer only when space runs out on the way.
+/// Writes to a regular file; returns how many bytes, fewer only when space runs out on the way. What was accepted before is
+/// written whatever flags forbid by now.
 ///
 /// # Errors
 /// As [`FilesystemWrite::write`](crate::fs::FilesystemWrite::write).
-pub(super) fn write(core: &Core, ino: u32, offset: u64, data: &[u8], keep_set_id: bool) -> Result<usize> {
+pub(super) fn write(
+    core: &Core,
+    ino: u32,
+    offset: u64,
+    data: &[u8],
+    keep_set_id: bool,
+    is_accepted: bool,
+) -> Result<usize> {
     let state = core.state(ino);
     let mut inner = state.lock.lock();
     let inode = core.volume.inode(ino)?;
-    check(&inode)?;
-    if inode.has_flag(flag::APPEND) && offset < inode.size {
-        return Err(Error::Errno(libc::EPERM));
+    check_kind(&inode)?;
+    if !is_accepted {
+        check_flags(&inode)?;
+        if inode.has_flag(flag::APPEND) && offset < inode.size {
+            return Err(Error::Errno(libc::EPERM));
+        }
     }
     if data.is_empty() {
         return Ok(0);
@@ -143,7 +162,7 @@ fn write_pieces(
     };
     while done < data.len() && pieces.len() < PIECES {
         let at = offset + done as u64;
-        match write_piece(core, &inode, inner, at, &data[done..], offset + data.len() as u64, !pieces.is_empty()) {
+        match write_piece(core, &inode, inner, at, &data[done..], offset + data.len() as u64, pieces.last()) {
             Ok((0, _)) => break,
             Ok((count, piece)) => {
                 if let Some(piece) = piece {
@@ -211,8 +230,8 @@ fn write_pieces(
     }
 }
 
-/// Writes the first stretch of `data` to the device; returns how many bytes that was, and the blocks to be named. Where
-/// `only_new` is set, nothing is written over what the file has already.
+/// Writes the first stretch of `data` to the device; returns how many bytes that was, and the blocks to be named. After
+/// pieces that are new (`written` is the last), nothing is written over what the file has already.
 fn write_piece(
     core: &Core,
     inode: &Inode,
@@ -220,7 +239,7 @@ fn write_piece(
     offset: u64,
     data: &[u8],
     write_end: u64,
-    only_new: bool,
+    written: Option<&Piece>,
 ) -> Result<(usize, Option<Piece>)> {
     let bits = core.volume.superblock.block_bits();
     let device = core.store.device();
@@ -231,7 +250,7 @@ fn write_piece(
     let want = stretch.end.min(last + 1) - logical;
     let bytes_of = |blocks: u64| ((blocks << bits) - inside).min(data.len() as u64) as usize;
     match stretch.place {
-        Place::Block(_) if only_new => Ok((0, None)),
+        Place::Block(_) if written.is_some() => Ok((0, None)),
         Place::Block(block) => {
             let count = bytes_of(want);
             device.write_at(&data[..count], (block << bits) + inside)?;
@@ -244,7 +263,7 @@ fn write_piece(
             Ok((count, Some(Piece { logical, run, is_known: true })))
         }
         Place::Hole => {
-            let run = claim_data(core, inode, inner, logical, want, stretch.end, write_end)?;
+            let run = claim_data(core, inode, inner, written, logical..stretch.end, want, write_end)?;
             let count = bytes_of(u64::from(run.len));
             if let Err(error) = write_padded(core, run.start, inside, &data[..count]) {
                 core.alloc.unclaim(run);
@@ -291,47 +310,77 @@ fn write_padded(core: &Core, block: u64, inside: u64, data: &[u8]) -> Result<()>
     Ok(())
 }
 
-/// Claims blocks for a hole of a file that begins with its block `logical` and goes to before `hole_end`.
+/// Claims blocks for a hole of a file that begins with its block `logical` and goes to before `hole_end`. `written` are the
+/// blocks before it that no tree names yet.
 fn claim_data(
     core: &Core,
     inode: &Inode,
     inner: &mut Inner,
-    logical: u64,
+    written: Option<&Piece>,
+    hole: Range<u64>,
     want: u64,
-    hole_end: u64,
     write_end: u64,
 ) -> Result<Run> {
     let bits = core.volume.superblock.block_bits();
     let want = want.min(u64::from(u32::MAX / 2)) as u32;
-    if let Some(window) = inner.window.take() {
-        if window.logical == logical {
-            let len = window.run.len.min(want);
-            if window.run.len > len {
-                inner.window = Some(Window {
-                    logical: logical + u64::from(len),
-                    run: Run { start: window.run.start + u64::from(len), len: window.run.len - len },
-                });
-            }
-            return Ok(Run { start: window.run.start, len });
-        }
-        core.alloc.unclaim(window.run);
+    let logical = hole.start;
+    if let Some(run) = inner.windows.take(logical, want) {
+        return Ok(run);
     }
+    let reach = REACH >> bits;
+    inner.windows.keep_near(logical, reach, |run| core.alloc.unclaim(run));
     // Only what is written at the end of a file is likely to go on.
-    let is_end = hole_end == u64::MAX && write_end >= inode.size;
+    let is_end = hole.end == u64::MAX && write_end >= inode.size;
     let ahead = if !is_end || logical == 0 && u64::from(want) << bits < STREAM {
         0
     } else {
         logical.max(u64::from(want)).clamp(8, WINDOW >> bits) as u32
     };
-    let run = core.claim(goal(core, inode, logical)?, want.saturating_add(ahead))?;
+    let written_end = written.map(|piece| (piece.logical + u64::from(piece.run.len), piece.run.end()));
+    let aside_end = inner.windows.before(logical).map(|window| (window.end(), window.run.end()));
+    let known = written_end.max(aside_end).filter(|&(end, _)| end <= logical);
+    // Threads write pieces of a stream out of order: a small gap before this one is about to be filled.
+    let size = inode.size.div_ceil(1 << bits);
+    let gap_start = known.map_or(size, |(end, _)| end.max(size));
+    let gap = match logical.checked_sub(gap_start) {
+        Some(gap) if is_end && ahead > 0 && gap <= reach => gap,
+        _ => 0,
+    };
+    let goal = match known {
+        Some((end, block)) if end == logical - gap => block,
+        _ => goal(core, inode, logical - gap)?,
+    };
+    if gap > 0 {
+        let run = core.claim(goal, (gap as u32).saturating_add(want).saturating_add(ahead))?;
+        if u64::from(run.len) > gap {
+            set_aside(core, inner, Window { logical: logical - gap, run });
+            if let Some(run) = inner.windows.take(logical, want) {
+                return Ok(run);
+            }
+        } else {
+            core.alloc.unclaim(run);
+        }
+    }
+    let all = want.saturating_add(ahead);
+    let run = match core.claim(goal, all) {
+        Err(error) if error.is_errno(libc::ENOSPC) => {
+            inner.windows.clear(|run| core.alloc.unclaim(run));
+            core.claim(goal, all)?
+        }
+        result => result?,
+    };
     if run.len <= want {
         return Ok(run);
     }
-    inner.window = Some(Window {
-        logical: logical + u64::from(want),
-        run: Run { start: run.start + u64::from(want), len: run.len - want },
-    });
+    let rest = Run { start: run.start + u64::from(want), len: run.len - want };
+    set_aside(core, inner, Window { logical: logical + u64::from(want), run: rest });
     Ok(Run { start: run.start, len: want })
+}
+
+fn set_aside(core: &Core, inner: &mut Inner, window: Window) {
+    if let Some(run) = inner.windows.put(window) {
+        core.alloc.unclaim(run);
+    }
 }
 
 /// Returns where a block of a file should lie best.

@@ -2,6 +2,7 @@
 
 use super::alloc::Run;
 use super::store::Tid;
+use super::windows::Windows;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,18 +12,10 @@ const SHARDS: usize = 64;
 /// How many inodes of one shard are known before those that nobody uses are dropped.
 const SHARD_LIMIT: usize = 256;
 
-/// Blocks set aside for the next writes at the end of a file.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    /// The block of the file that the first of them is for.
-    pub(super) logical: u64,
-    pub(super) run: Run,
-}
-
 /// What the holder of an inode's lock may use.
 #[derive(Default)]
 pub(super) struct Inner {
-    pub(super) window: Option<Window>,
+    pub(super) windows: Windows,
 }
 
 /// One inode.
@@ -103,10 +96,8 @@ impl InodeTable {
     pub(super) fn take_windows(&self, mut give_back: impl FnMut(Run)) {
         for shard in &self.shards {
             for state in shard.lock().values() {
-                if let Some(mut inner) = state.lock.try_lock()
-                    && let Some(window) = inner.window.take()
-                {
-                    give_back(window.run);
+                if let Some(mut inner) = state.lock.try_lock() {
+                    inner.windows.clear(&mut give_back);
                 }
             }
         }
@@ -117,8 +108,8 @@ impl InodeTable {
 fn sweep(shard: &mut Shard, mut give_back: impl FnMut(Run)) {
     shard.retain(|_, state| {
         let is_used = Arc::strong_count(state) > 1 || state.opens() > 0;
-        if !is_used && let Some(window) = state.lock.lock().window.take() {
-            give_back(window.run);
+        if !is_used {
+            state.lock.lock().windows.clear(&mut give_back);
         }
         is_used
     });

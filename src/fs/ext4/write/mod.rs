@@ -35,6 +35,7 @@ mod renames;
 mod space;
 pub mod store;
 mod trim;
+mod windows;
 #[allow(dead_code)]
 mod xattr_edit;
 mod xattrs;
@@ -293,7 +294,11 @@ impl FilesystemWrite for Ext4Writer {
     }
 
     fn write(&self, ino: Ino, offset: u64, data: &[u8], keep_set_id: bool) -> Result<usize> {
-        file::write(&self.core, self.core.number(ino)?, offset, data, keep_set_id)
+        file::write(&self.core, self.core.number(ino)?, offset, data, keep_set_id, false)
+    }
+
+    fn write_back(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        file::write(&self.core, self.core.number(ino)?, offset, data, true, true)
     }
 
     fn set_attr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {

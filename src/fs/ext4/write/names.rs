@@ -162,7 +162,7 @@ fn new_inode(
     edit.set_gid(gid);
     let flags = dir.edit.flags() & INHERITED;
     edit.set_flags(match file_type {
-        FileType::Directory => flags,
+        FileType::Directory => flags | dir.edit.flags() & flag::CASEFOLD,
         FileType::Regular => flags & !(DIR_SYNC | PROJECT_INHERIT),
         _ => flags & (NO_DUMP | NO_ATIME),
     });
@@ -384,9 +384,7 @@ pub(super) fn remove(core: &Core, dir: u32, name: &[u8], is_dir: bool) -> Result
         _ => {}
     }
     check_victim(&inode)?;
-    if let Some(window) = inner.window.take() {
-        core.alloc.unclaim(window.run);
-    }
+    inner.windows.clear(|run| core.alloc.unclaim(run));
     let ((), tid) = core.transact(CREDITS + FREE_CREDITS, |op| {
         let mut dir = dir.clone();
         if is_dir && !(Dir { inode: inode.clone(), edit: edit.clone() }).is_empty(op)? {
@@ -434,9 +432,8 @@ pub(super) fn forgotten(core: &Core, ino: u32) {
     let state = core.table.known(ino);
     if let Some(state) = &state
         && let Some(mut inner) = state.lock.try_lock()
-        && let Some(window) = inner.window.take()
     {
-        core.alloc.unclaim(window.run);
+        inner.windows.clear(|run| core.alloc.unclaim(run));
     }
     if !core.volume.unnamed.read().contains(&ino) || core.store.is_aborted() {
         return;

@@ -1,5 +1,6 @@
 //! Opening a filesystem for writing, and closing it: what is refused, recovery, and the superblock's state.
 
+use super::super::casefold;
 use super::super::features::{self, compat, incompat, ro_compat};
 use super::super::inode::{Inode, field as inode_field};
 use super::super::mapping::Place;
@@ -29,7 +30,8 @@ const WRITABLE_INCOMPAT: u32 = incompat::FILETYPE
     | incompat::FLEX_BG
     | incompat::CSUM_SEED
     | incompat::LARGE_DIR
-    | incompat::INLINE_DATA;
+    | incompat::INLINE_DATA
+    | incompat::CASEFOLD;
 
 /// Read-only compatible features of filesystems that are written.
 const WRITABLE_RO: u32 = ro_compat::SPARSE_SUPER
@@ -67,6 +69,9 @@ fn check_writable(superblock: &Superblock) -> Result<()> {
     }
     if superblock.ro_compat & ro_compat::GDT_CSUM != 0 && superblock.has_metadata_csum() {
         refused.push("uninit_bg beside metadata_csum".into());
+    }
+    if superblock.has_incompat(incompat::CASEFOLD) && superblock.encoding != casefold::UTF8_12_1 {
+        refused.push(format!("casefold in the encoding {}", superblock.encoding));
     }
     if superblock.has_compat(compat::HAS_JOURNAL) && superblock.journal_inode == 0 {
         refused.push("an external journal".into());

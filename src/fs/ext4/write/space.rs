@@ -37,9 +37,7 @@ pub(super) fn set_size(
     if size > file::max_size(core, inode.uses_extents() || inode.is_inline()) {
         return Err(Error::Errno(libc::EFBIG));
     }
-    if let Some(window) = inner.window.take() {
-        core.alloc.unclaim(window.run);
-    }
+    inner.windows.clear(|run| core.alloc.unclaim(run));
     if inode.is_inline() {
         if let Some(tid) = inline::set_size(core, ino, size, finish)? {
             state.touch(tid);
@@ -136,9 +134,7 @@ pub(super) fn has_mapping(inode: &Inode) -> bool {
 /// # Errors
 /// [`Error::Corrupt`] for a damaged one, and those of the store.
 pub(super) fn delete(core: &Core, inner: &mut Inner, ino: u32) -> Result<Tid> {
-    if let Some(window) = inner.window.take() {
-        core.alloc.unclaim(window.run);
-    }
+    inner.windows.clear(|run| core.alloc.unclaim(run));
     let (inode, edit) = core.edit(ino)?;
     let mut op = Op::begin(core, FREE_CREDITS)?;
     delete_within(&mut op, &inode, edit)?;
@@ -226,9 +222,7 @@ fn allocate(
     end: u64,
     size: Option<u64>,
 ) -> Result<()> {
-    if let Some(window) = inner.window.take() {
-        core.alloc.unclaim(window.run);
-    }
+    inner.windows.clear(|run| core.alloc.unclaim(run));
     let bits = core.volume.superblock.block_bits();
     let last = end.div_ceil(1 << bits);
     let mut at = offset >> bits;

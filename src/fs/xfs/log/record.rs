@@ -125,7 +125,7 @@ pub fn read(ring: &Ring<'_>, block: u64, expect: Expect<'_>) -> Result<(Header, 
     let mut bytes = ring.read(block, header.blocks())?;
     let (head, data) = bytes.split_at_mut(header.header_blocks as usize * BLOCK);
     let data = &mut data[..header.len];
-    let fits = HEADER_SIZES.iter().any(|&size| checksum(head, size, data) == header.checksum);
+    let fits = cfg!(fuzzing) || HEADER_SIZES.iter().any(|&size| checksum(head, size, data) == header.checksum);
     if expect.checksums && !fits {
         return Err(corrupt(format!("the checksum of the record at its block {block} is wrong")));
     }

@@ -4,6 +4,7 @@
 //! is where new entries go. Everything here works on a checked run: [`find`] and [`room_for`] check each entry they pass,
 //! and the edits take the places that those return.
 
+use super::Sought;
 use crate::bytes::{set_le16, set_le32};
 use crate::error::{Error, Result};
 use crate::fs::FileType;
@@ -53,11 +54,11 @@ pub(crate) fn each<'a>(layout: &'a Layout, dir: u32, run: &'a [u8]) -> impl Iter
 ///
 /// # Errors
 /// [`Error::Corrupt`] naming directory `dir` for a damaged run.
-pub(crate) fn find(layout: &Layout, dir: u32, run: &[u8], name: &[u8]) -> Result<Option<Spot>> {
+pub(crate) fn find(layout: &Layout, dir: u32, run: &[u8], name: &Sought<'_>) -> Result<Option<Spot>> {
     let mut before = None;
     for entry in each(layout, dir, run) {
         let entry = entry?;
-        if entry.ino != 0 && entry.name == name {
+        if entry.ino != 0 && name.matches(entry.name) {
             return Ok(Some(Spot { offset: entry.offset, before, ino: entry.ino }));
         }
         before = Some(entry.offset);

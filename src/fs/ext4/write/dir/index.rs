@@ -124,13 +124,15 @@ pub(super) fn insert(blocks: &mut dyn DirBlocks, format: &DirFormat, new: &NewEn
 /// Finds a name by its hash; returns the leaf and where in it.
 pub(super) fn find(blocks: &dyn DirBlocks, format: &DirFormat, name: &[u8]) -> Result<Option<(u32, Spot)>> {
     let info = format.root(blocks)?;
+    let sought = format.sought(name);
     let hash = format.hash(info.hash_version, name)?;
     let mut steps = descend(blocks, format, &info, hash)?;
     // A sound tree leads to each leaf once; a damaged one must not be walked for ever.
     for _ in 0..blocks.count() {
         let leaf = steps[steps.len() - 1].child;
         let block = blocks.read(leaf)?;
-        if let Some(spot) = entries::find(&format.layout, format.ino, format.run(format.check(leaf, &block)?), name)? {
+        if let Some(spot) = entries::find(&format.layout, format.ino, format.run(format.check(leaf, &block)?), &sought)?
+        {
             return Ok(Some((leaf, spot)));
         }
         if !next_with_hash(blocks, format, &mut steps, hash)? {

@@ -85,8 +85,9 @@ impl InlineDir {
     /// # Errors
     /// `ENOENT`, and [`Error::Corrupt`] for a damaged directory.
     pub(crate) fn remove(&mut self, format: &DirFormat, name: &[u8]) -> Result<u32> {
+        let sought = format.sought(name);
         for run in self.runs() {
-            if let Some(spot) = entries::find(&format.layout, format.ino, run, name)? {
+            if let Some(spot) = entries::find(&format.layout, format.ino, run, &sought)? {
                 entries::remove(&format.layout, format.ino, run, &spot)?;
                 return Ok(spot.ino);
             }
@@ -104,8 +105,9 @@ impl InlineDir {
             set_le32(&mut self.block, 0, ino);
             return Ok(old);
         }
+        let sought = format.sought(name);
         for run in self.runs() {
-            if let Some(spot) = entries::find(&format.layout, format.ino, run, name)? {
+            if let Some(spot) = entries::find(&format.layout, format.ino, run, &sought)? {
                 entries::replace(&format.layout, run, spot.offset, ino, file_type);
                 return Ok(spot.ino);
             }

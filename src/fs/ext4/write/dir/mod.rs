@@ -7,8 +7,8 @@
 //! Nothing is changed before all that the change needs has been read and checked. Where blocks run out in the middle of an
 //! insertion the directory is sound, and may have grown or become a hash tree; [`DirFormat::indexed`] says so.
 //!
-//! Checksums are set here; [`DirBlocks::read`] gives blocks whose checksums were verified. Names are compared as bytes:
-//! case-insensitive and encrypted directories are refused by [`DirFormat::new`].
+//! Checksums are set here; [`DirBlocks::read`] gives blocks whose checksums were verified. Names are compared as bytes, or
+//! without regard to case where the directory says so; encrypted directories are refused by [`DirFormat::new`].
 
 pub(crate) mod entries;
 mod index;
@@ -19,6 +19,7 @@ pub(crate) mod tests;
 use crate::bytes::set_le32;
 use crate::error::{Error, Result};
 use crate::fs::FileType;
+use crate::fs::ext4::casefold::Folded;
 use crate::fs::ext4::dir::{self, HEADER, Layout, NAME_MAX, TAIL, TAIL_TYPE};
 use crate::fs::ext4::dir_hash;
 use crate::fs::ext4::dir_htree;
@@ -85,19 +86,36 @@ pub(crate) struct DirFormat {
     pub(crate) indexed: bool,
     /// Whether a tree may have a third level and a directory 2 GiB and more (`large_dir`).
     pub(crate) large_dir: bool,
+    /// Whether names that differ only in case are the same, and hashed as such.
+    pub(crate) folds_case: bool,
+}
+
+/// A name that is looked for.
+pub(crate) enum Sought<'a> {
+    /// The bytes themselves.
+    Bytes(&'a [u8]),
+    /// A name in a case-insensitive directory.
+    Folded(Folded<'a>),
+}
+
+impl Sought<'_> {
+    /// Says whether a stored name is the one that is looked for.
+    fn matches(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Bytes(bytes) => *bytes == name,
+            Self::Folded(folded) => folded.matches(name),
+        }
+    }
 }
 
 impl DirFormat {
     /// Returns the format of a directory.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a directory that is case-insensitive or encrypted.
+    /// [`Error::Unsupported`] for a directory that is encrypted.
     pub(crate) fn new(volume: &Volume, inode: &Inode) -> Result<Self> {
         if inode.has_flag(flag::ENCRYPT) {
             return Err(Error::unsupported("changing an encrypted directory without its key"));
-        }
-        if volume.is_casefolded(inode) {
-            return Err(Error::unsupported("changing a case-insensitive directory"));
         }
         let superblock = &volume.superblock;
         Ok(Self {
@@ -110,7 +128,13 @@ impl DirFormat {
             has_index: superblock.has_compat(compat::DIR_INDEX),
             indexed: inode.has_flag(flag::INDEX),
             large_dir: superblock.has_incompat(incompat::LARGE_DIR),
+            folds_case: volume.is_casefolded(inode),
         })
+    }
+
+    /// Returns a name as it is looked for here.
+    fn sought<'a>(&self, name: &'a [u8]) -> Sought<'a> {
+        if self.folds_case { Sought::Folded(Folded::new(name)) } else { Sought::Bytes(name) }
     }
 
     /// Returns how many bytes of a block entries have.
@@ -135,7 +159,11 @@ impl DirFormat {
             return Err(unknown());
         }
         let version = if self.is_hash_unsigned { version + dir_hash::UNSIGNED } else { version };
-        dir_hash::hash(version, &self.hash_seed, name).map(|hash| hash.major).ok_or_else(unknown)
+        let hash = match self.sought(name) {
+            Sought::Bytes(name) => dir_hash::hash(version, &self.hash_seed, name),
+            Sought::Folded(folded) => dir_hash::hash(version, &self.hash_seed, folded.hashed()),
+        };
+        hash.map(|hash| hash.major).ok_or_else(unknown)
     }
 
     fn damaged(&self, detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -281,13 +309,16 @@ fn find(blocks: &dyn DirBlocks, format: &DirFormat, name: &[u8]) -> Result<Optio
         match index::find(blocks, format, name) {
             // The leaves of a damaged tree are blocks like any other.
             Err(error) if matches!(error.root(), Error::Corrupt { .. } | Error::Unsupported(_)) => {}
+            // Folding may differ from the kernel's for new characters, which only their hash would show.
+            Ok(None) if format.folds_case && !name.is_ascii() => {}
             found => return found,
         }
     }
+    let sought = format.sought(name);
     let count = if dir::is_dot(name) { blocks.count().min(1) } else { blocks.count() };
     for number in 0..count {
         let block = blocks.read(number)?;
-        if let Some(spot) = entries::find(&format.layout, format.ino, format.check(number, &block)?, name)? {
+        if let Some(spot) = entries::find(&format.layout, format.ino, format.check(number, &block)?, &sought)? {
             return Ok(Some((number, spot)));
         }
     }

@@ -60,6 +60,7 @@ pub(super) fn format(block_size: usize, has_checksum: bool) -> DirFormat {
         has_index: true,
         indexed: false,
         large_dir: false,
+        folds_case: false,
     }
 }
 

@@ -4,6 +4,7 @@ use super::super::super::extent::{Extent, Index, MAX_DEPTH, Node};
 use super::super::edit::InodeEdit;
 use super::super::op::Op;
 use super::path::{Level, capacity, load, write, write_new};
+use super::remove::move_root_up;
 use super::{is_one, longest};
 use crate::error::{Error, Result};
 
@@ -44,13 +45,17 @@ fn insert_one(op: &mut Op<'_>, edit: &mut InodeEdit, extent: Extent) -> Result<(
         extents.insert(at, extent);
         at += 1;
     }
-    if at < extents.len() && is_one(&extents[at - 1], &extents[at]) {
+    let count = extents.len();
+    if at < count && is_one(&extents[at - 1], &extents[at]) {
         extents[at - 1].len += extents[at].len;
         extents.remove(at);
     }
+    let is_fewer = extents.len() < count;
     // A leaf that overflows at its end keeps what it has, so that files written in order have full leaves.
     let split = if at == extents.len() { extents.len() - 1 } else { extents.len() / 2 };
-    write_back(op, edit, path, split, extent.physical)
+    write_back(op, edit, path, split, extent.physical)?;
+    // What joined its neighbours may leave so few extents that they fit the inode.
+    if is_fewer { move_root_up(op, edit) } else { Ok(()) }
 }
 
 /// Writes a path back whose leaf was changed: splits nodes that overflow, the leaf before its entry `split`, and keeps the

@@ -116,7 +116,7 @@ fn write_inner(op: &mut Op<'_>, edit: &mut InodeEdit, mut path: Vec<Level>) -> R
 }
 
 /// Brings the only node below the root into the inode, as often as it fits.
-fn move_root_up(op: &mut Op<'_>, edit: &mut InodeEdit) -> Result<()> {
+pub(super) fn move_root_up(op: &mut Op<'_>, edit: &mut InodeEdit) -> Result<()> {
     loop {
         let mut path = load(op, edit, 0)?;
         if path.len() < 2 || path[0].len() > 1 {

@@ -1,0 +1,112 @@
+//! Encrypted volumes: what they are known by, and where their keys come from.
+
+use crate::block::{BlockDevice, SharedDevice};
+use crate::bytes::{be16, until_nul};
+use crate::error::Result;
+use crate::volume::luks::Luks;
+use std::fmt;
+
+/// An encrypted volume, as it is known without its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encrypted {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// The name that what it holds is given when it is opened: `/dev/mapper/luks-UUID`.
+    pub name: String,
+    /// Its UUID, where it has one.
+    pub uuid: Option<String>,
+    /// The types of its tokens: the other ways by which its system gets the key, such as `systemd-tpm2`.
+    pub tokens: Vec<String>,
+}
+
+/// How a volume is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// LUKS, with the version of its header.
+    Luks(u16),
+    /// BitLocker of Windows.
+    BitLocker,
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Luks(version) => write!(formatter, "LUKS{version}"),
+            Self::BitLocker => formatter.write_str("BitLocker"),
+        }
+    }
+}
+
+/// Gives the keys of encrypted volumes.
+pub trait Unlock: Send + Sync {
+    /// Opens the volume on `device`, which is known as `name` (`/dev/sda2`). `None` when there is no key for it.
+    ///
+    /// # Errors
+    /// Those of opening it: a wrong key, a cipher that is not supported, a damaged header.
+    fn unlock(&self, name: &str, encrypted: &Encrypted, device: &SharedDevice) -> Result<Option<SharedDevice>>;
+
+    /// Returns what the device `name` is, where it is encrypted and its header lies elsewhere.
+    fn detached(&self, name: &str) -> Option<Encrypted> {
+        let _ = name;
+        None
+    }
+}
+
+/// Has no keys.
+pub struct NoKeys;
+
+impl Unlock for NoKeys {
+    fn unlock(&self, _: &str, _: &Encrypted, _: &SharedDevice) -> Result<Option<SharedDevice>> {
+        Ok(None)
+    }
+}
+
+/// Returns what an encrypted volume is known by; `None` where a device is none, or cannot be read.
+pub fn probe(device: &dyn BlockDevice) -> Option<Encrypted> {
+    luks(device).or_else(|| bitlocker(device))
+}
+
+fn luks(device: &dyn BlockDevice) -> Option<Encrypted> {
+    const UUID_OFFSET: usize = 168;
+    let mut header = [0; UUID_OFFSET + 40];
+    let second = (14..=22).map(|shift| (1_u64 << shift, b"SKUL\xba\xbe"));
+    std::iter::once((0, b"LUKS\xba\xbe")).chain(second).find(|(offset, magic)| {
+        let is_inside = offset + header.len() as u64 <= device.size();
+        is_inside && device.read_at(&mut header, *offset).is_ok() && header.starts_with(*magic)
+    })?;
+    let uuid = String::from_utf8_lossy(until_nul(&header[UUID_OFFSET..])).into_owned();
+    let is_plain = uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let uuid = Some(uuid).filter(|uuid| is_plain && !uuid.is_empty());
+    // What is wrong with a header is told where it is opened.
+    let tokens = match Luks::read(device) {
+        Ok(Some(luks)) => luks.tokens().map(|(_, kind)| kind.to_owned()).collect(),
+        _ => Vec::new(),
+    };
+    Some(Encrypted {
+        scheme: Scheme::Luks(be16(&header, 6)),
+        name: format!("/dev/mapper/luks-{}", uuid.as_deref().unwrap_or("unknown")),
+        uuid,
+        tokens,
+    })
+}
+
+fn bitlocker(device: &dyn BlockDevice) -> Option<Encrypted> {
+    const TO_GO: [u8; 16] =
+        [0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01];
+    let mut sector = [0; 512];
+    if device.size() < sector.len() as u64 || device.read_at(&mut sector, 0).is_err() {
+        return None;
+    }
+    let is_stick = &sector[3..11] == b"MSWIN4.1" && sector[424..440] == TO_GO;
+    if &sector[3..11] != b"-FVE-FS-" && !is_stick {
+        return None;
+    }
+    // The serial number of the boot sector, as blkid has no UUID for the volume either.
+    let serial = sector[72..80].iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
+    Some(Encrypted {
+        scheme: Scheme::BitLocker,
+        name: format!("/dev/mapper/bitlk-{serial}"),
+        uuid: None,
+        tokens: Vec::new(),
+    })
+}

@@ -1,0 +1,345 @@
+//! Guests with their root on XFS and on Btrfs: inspected, and mounted as one tree.
+
+mod common;
+
+use common::guest::{Workspace, guestctl, run};
+use common::{has_tool, skip};
+use guestctl::Guestfs;
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const BOOT_UUID: &str = "ABCD-1234";
+
+fn ready(kind: &str) -> Option<Workspace> {
+    let kernel = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !common::is_root() || !kernel.contains(kind) || !has_tool(&format!("mkfs.{kind}")) {
+        skip("this needs root, mkfs and the kernel's driver");
+        return None;
+    }
+    if let Some(why) = common::guest::cannot_mount() {
+        skip(why);
+        return None;
+    }
+    if !["sfdisk", "mkfs.vfat", "rsync", "mcopy"].iter().all(|name| has_tool(name)) {
+        skip("this needs sfdisk, mkfs.vfat, mcopy and rsync");
+        return None;
+    }
+    Some(Workspace::new())
+}
+
+fn shell(script: &str) -> String {
+    String::from_utf8(run("bash", &["-ec", script])).expect("text").trim().to_owned()
+}
+
+/// Makes what a small Debian has, without its fstab and what lies on other filesystems.
+fn debian(tree: &Path) {
+    for folder in ["etc", "usr/bin", "usr/lib", "var/lib/dpkg", "var/log", "boot/efi", "home", "root", "proc"] {
+        fs::create_dir_all(tree.join(folder)).expect("made");
+    }
+    let release =
+        "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\n";
+    let status = "Package: base-files\nStatus: install ok installed\nVersion: 12.4\nArchitecture: amd64\n\
+        Description: files\n\n";
+    for (path, text) in [
+        ("usr/lib/os-release", release),
+        ("etc/debian_version", "12.5\n"),
+        ("etc/hostname", "guest\n"),
+        ("etc/passwd", "root:x:0:0::/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/bash\n"),
+        ("var/lib/dpkg/status", status),
+    ] {
+        fs::write(tree.join(path), text).expect("written");
+    }
+    fs::copy("/bin/true", tree.join("usr/bin/bash")).expect("a program");
+    for (target, name) in [("usr/bin", "bin"), ("../usr/lib/os-release", "etc/os-release")] {
+        std::os::unix::fs::symlink(target, tree.join(name)).expect("made");
+    }
+    shell(&format!("cd {} && for i in $(seq 500); do echo $i >usr/lib/f$i; done", tree.display()));
+}
+
+/// Makes a disk of an EFI partition and further filesystems.
+fn disk(workspace: &Workspace, parts: &[PathBuf]) -> PathBuf {
+    let (disk, esp) = (workspace.path("disk.img"), workspace.path("esp"));
+    let id = BOOT_UUID.replace('-', "");
+    shell(&format!(
+        "truncate -s 34M {0}; mkfs.vfat -F 32 -i {id} {0} >/dev/null; echo loader >{0}.file; mcopy -i {0} {0}.file ::loader",
+        esp.display()
+    ));
+    let mut table = String::from("label: gpt\\nsize=34MiB, type=uefi\\n");
+    let mut copies = format!("dd if={} of={} bs=1M seek=1 conv=notrunc status=none; ", esp.display(), disk.display());
+    let mut at = 35;
+    for part in parts {
+        let mib = fs::metadata(part).expect("made").len() >> 20;
+        table.push_str(&format!("size={mib}MiB, type=linux\\n"));
+        copies.push_str(&format!(
+            "dd if={} of={} bs=1M seek={at} conv=notrunc,sparse status=none; ",
+            part.display(),
+            disk.display()
+        ));
+        at += mib;
+    }
+    let (size, path) = (at + 2, disk.display());
+    shell(&format!(
+        "truncate -s {size}M {path}; printf '{table}' | sfdisk -q --no-reread --no-tell-kernel {path}; {copies}"
+    ));
+    disk
+}
+
+/// Mounts an image of a filesystem by the kernel, and runs a script in it.
+fn within(workspace: &Workspace, image: &Path, script: &str) {
+    let folder = workspace.folder("kernel");
+    let (image, folder) = (image.display(), folder.display());
+    shell(&format!("mount -o loop {image} {folder}; trap 'umount {folder}' EXIT; cd {folder}; {script}; cd /"));
+}
+
+fn inspect(arguments: &[&str], disk: &Path) -> Value {
+    let mut all: Vec<&OsStr> = vec!["inspect".as_ref()];
+    all.extend(arguments.iter().map(OsStr::new));
+    all.push(disk.as_os_str());
+    let (code, printed, said) = guestctl(&all);
+    assert_eq!(code, 0, "{said}");
+    serde_json::from_slice(&printed).expect("JSON")
+}
+
+/// Mounts the guest by the program, and compares it with the folder that it was made of.
+fn is_one_tree(workspace: &Workspace, disk: &Path, tree: &Path) {
+    fs::write(tree.join("boot/efi/loader"), "loader\n").expect("written");
+    let mounted = workspace.mount("mnt", disk.as_os_str(), &[]);
+    // FAT keeps no owners and no fine times.
+    let differences = shell(&format!(
+        "rsync -aHAXnci --delete --exclude=/boot/efi {}/ {}/; diff -r {}/boot/efi {}/boot/efi",
+        tree.display(),
+        mounted.folder.display(),
+        tree.display(),
+        mounted.folder.display()
+    ));
+    assert_eq!(differences, "");
+    mounted.umount();
+}
+
+/// Does what libguestfs's own example does: mounts what inspection says, the shortest first.
+fn is_mounted_by_its_calls(disk: &Path) {
+    let mut guest = Guestfs::new().expect("a handle");
+    guest.add_drive_ro(disk.to_str().expect("plain")).expect("added");
+    guest.launch().expect("launched");
+    let roots = guest.inspect_os().expect("inspected");
+    assert_eq!(roots.len(), 1, "{roots:?}");
+    assert_eq!(guest.inspect_get_roots().expect("known"), roots);
+    for (folder, device) in guest.inspect_get_mountpoints(&roots[0]).expect("known") {
+        guest.mount_ro(&device, &folder).expect(&device);
+    }
+    assert_eq!(guest.cat("/etc/hostname").expect("there"), "guest\n");
+    assert_eq!(guest.cat("/home/ann/notes").expect("there"), "notes\n");
+    assert_eq!(guest.cat("/boot/efi/loader").expect("there"), "loader\n");
+    assert_eq!(guest.inspect_get_hostname(&roots[0]).expect("known"), "guest");
+    assert_eq!(guest.inspect_get_format(&roots[0]).expect("known"), "installed");
+    assert!(!guest.inspect_is_live(&roots[0]).expect("known"));
+    let applications = guest.inspect_list_applications(&roots[0]).expect("known");
+    assert_eq!(applications, [("base-files".to_owned(), "12.4".to_owned())]);
+    assert!(guest.inspect_get_icon(&roots[0]).expect("none").is_empty());
+    let found = guest.find_root(&roots[0]).expect("named");
+    assert_eq!(found.name(), roots[0]);
+    assert!(guest.find_root("/dev/sdx").is_err());
+}
+
+fn mounts(system: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().map(str::to_owned).or(value.as_u64().map(|number| number.to_string()));
+    let line = |place: &Value| {
+        let subvolume = text(&place["subvolume"]).or_else(|| text(&place["subvolume_id"]));
+        let subvolume = subvolume.map(|name| format!(" {name}")).unwrap_or_default();
+        format!("{} {}{subvolume}", text(&place["mountpoint"]).expect("text"), text(&place["device"]).expect("text"))
+    };
+    system["mounts"].as_array().expect("a list").iter().map(line).collect()
+}
+
+#[test]
+fn a_guest_on_xfs_is_one_tree() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let (root, home) = (workspace.path("root.xfs"), workspace.path("home.xfs"));
+    for (image, label) in [(&root, "root"), (&home, "home")] {
+        shell(&format!("truncate -s 320M {0}; mkfs.xfs -q -L {label} {0}", image.display()));
+    }
+    let uuid = shell(&format!("blkid -p -s UUID -o value {}", root.display()));
+    let fstab = format!(
+        "UUID={uuid} / xfs defaults 0 0\nLABEL=home /home xfs defaults 0 0\nUUID={BOOT_UUID} /boot/efi vfat umask=0077 0 1\n"
+    );
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    within(&workspace, &root, &format!("cp -a {}/. .", tree.display()));
+    fs::create_dir_all(tree.join("home/ann")).expect("made");
+    fs::write(tree.join("home/ann/notes"), "notes\n").expect("written");
+    within(&workspace, &home, &format!("cp -a {}/home/. .", tree.display()));
+    let disk = disk(&workspace, &[root, home]);
+    let told = inspect(&["--json", "--packages"], &disk);
+    let system = &told["systems"][0];
+    assert_eq!(system["root"], "/dev/sda2");
+    assert_eq!((&system["distro"], &system["osinfo"]), (&Value::from("debian"), &Value::from("debian12")));
+    assert_eq!(mounts(system), ["/ /dev/sda2", "/home /dev/sda3", "/boot/efi /dev/sda1"]);
+    assert_eq!(system["packages"][0]["name"], "base-files");
+    assert_eq!(told["filesystems"][1]["type"], "xfs");
+    assert!(told["filesystems"][1]["usage"]["used"].as_u64().expect("told") > 0);
+    is_one_tree(&workspace, &disk, &tree);
+    is_mounted_by_its_calls(&disk);
+}
+
+#[test]
+fn a_guest_on_subvolumes_of_btrfs_is_one_tree() {
+    let Some(workspace) = ready("btrfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let root = workspace.path("root.btrfs");
+    shell(&format!("truncate -s 256M {0}; mkfs.btrfs -q -L system {0}", root.display()));
+    let uuid = shell(&format!("blkid -p -s UUID -o value {}", root.display()));
+    within(
+        &workspace,
+        &root,
+        "btrfs subvolume create -- @ >/dev/null; btrfs subvolume create @home >/dev/null; btrfs subvolume create @log >/dev/null; btrfs subvolume list . >../list",
+    );
+    let list = fs::read_to_string(workspace.path("list")).expect("written");
+    let log = list.lines().find(|line| line.ends_with("@log")).and_then(|line| line.split(' ').nth(1)).expect("an id");
+    let fstab = format!(
+        "UUID={uuid} / btrfs defaults,subvol=@ 0 0\nUUID={uuid} /home btrfs defaults,subvol=/@home 0 0\n\
+         UUID={uuid} /var/log btrfs subvolid={log} 0 0\nUUID={BOOT_UUID} /boot/efi vfat umask=0077 0 1\n"
+    );
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    fs::create_dir_all(tree.join("home/ann")).expect("made");
+    fs::write(tree.join("home/ann/notes"), "notes\n").expect("written");
+    fs::write(tree.join("var/log/syslog"), "started\n").expect("written");
+    let copy = format!(
+        "rsync -aHAX --exclude='/home/*' --exclude='/var/log/*' {tree}/ @/; rsync -aHAX {tree}/home/ @home/; \
+         rsync -aHAX {tree}/var/log/ @log/; btrfs subvolume snapshot @ @before >/dev/null",
+        tree = tree.display()
+    );
+    within(&workspace, &root, &copy);
+    let disk = disk(&workspace, &[root]);
+    let told = inspect(&["--json"], &disk);
+    let systems = told["systems"].as_array().expect("a list");
+    // The snapshot holds a system too, whose fstab says that the root is another subvolume.
+    assert_eq!(systems.len(), 1, "{systems:#?}");
+    assert_eq!(systems[0]["root"], "btrfsvol:/dev/sda2/@");
+    let log_line = format!("/var/log /dev/sda2 {log}");
+    let expected = ["/ /dev/sda2 @", "/home /dev/sda2 @home", log_line.as_str(), "/boot/efi /dev/sda1"];
+    assert_eq!(mounts(&systems[0]), expected);
+    is_one_tree(&workspace, &disk, &tree);
+    is_mounted_by_its_calls(&disk);
+    // By hand, as guestmount has it, and by the name of the root.
+    let home = format!("/dev/sda2:/home:subvolid={log}");
+    for (options, file) in [
+        (&["-m", "/dev/sda2:/:subvol=@", "-m", &home][..], "/home/syslog"),
+        (&["--root", "/dev/sda2:@"], "/var/log/syslog"),
+        (&["--root", "btrfsvol:/dev/sda2/@"], "/var/log/syslog"),
+    ] {
+        let mut arguments = vec!["cat"];
+        arguments.extend(options);
+        arguments.extend([disk.to_str().expect("plain"), file]);
+        let (code, printed, said) = guestctl(&arguments);
+        assert_eq!((code, printed.as_slice()), (0, &b"started\n"[..]), "{options:?}: {said}");
+    }
+    let (code, printed, said) = guestctl(&[OsStr::new("inspect"), "--xml".as_ref(), disk.as_os_str()]);
+    assert_eq!(code, 0, "{said}");
+    let xml = String::from_utf8(printed).expect("text");
+    assert!(xml.contains("<mountpoint dev=\"btrfsvol:/dev/sda2/@home\">/home</mountpoint>"), "{xml}");
+}
+
+#[test]
+fn many_images_are_inspected_and_one_that_fails_stops_none() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let good = workspace.ext4_image("good.img", &tree);
+    let empty = workspace.path("empty.img");
+    fs::write(&empty, vec![0; 1 << 20]).expect("written");
+    let missing = workspace.path("missing.img");
+    let images = [good.as_os_str(), missing.as_os_str(), empty.as_os_str(), good.as_os_str()];
+    let head = ["inspect", "--json", "--jobs", "3"].map(OsStr::new);
+    let (code, printed, said) = guestctl(&[&head[..], &images[..]].concat());
+    assert_eq!(code, 7, "{said}");
+    assert!(said.contains("missing.img") && said.contains("1 of 4 images failed"), "{said}");
+    let lines = String::from_utf8(printed).expect("text");
+    let told: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(told.len(), 4);
+    assert_eq!(told[0]["systems"][0]["hostname"], "guest");
+    assert!(told[1]["error"].as_str().expect("said").contains("missing.img"));
+    assert_eq!(told[2]["systems"], Value::Array(Vec::new()));
+    let (code, printed, said) =
+        guestctl(&["inspect", "--fields", "hostname,version,logins", good.to_str().expect("plain")]);
+    assert_eq!((code, printed.as_slice()), (0, &b"guest\t12.5\troot ann\n"[..]), "{said}");
+    let (code, printed, _) = guestctl(&[OsStr::new("inspect"), "--packages".as_ref(), good.as_os_str()]);
+    let page = String::from_utf8(printed).expect("text");
+    assert!(
+        code == 0 && page.contains("Debian GNU/Linux 12") && page.contains("%") && page.contains("base-files"),
+        "{page}"
+    );
+    for wrong in [&["inspect", "--fields", "colour", "a"][..], &["inspect", "--xml", "a", "b"], &["inspect"]] {
+        assert_eq!(guestctl(wrong).0, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_full_filesystem_and_a_dirty_journal_are_warned_of() {
+    let Some(workspace) = ready("xfs") else { return };
+    if !has_tool("debugfs") {
+        return skip("there is no debugfs");
+    }
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    fs::write(tree.join("etc/fstab"), "/dev/vdz1 /data ext4 defaults 0 0\n").expect("written");
+    fs::write(tree.join("big"), vec![7; 22 << 20]).expect("written");
+    let image = workspace.ext4_image("full.img", &tree);
+    let script = workspace.path("script");
+    fs::write(&script, "journal_open\njournal_write -b 5000 /dev/zero\njournal_close\n").expect("written");
+    run("debugfs", &[OsStr::new("-w"), "-f".as_ref(), script.as_ref(), image.as_ref()]);
+    let (code, printed, said) = guestctl(&[OsStr::new("inspect"), image.as_os_str()]);
+    assert_eq!(code, 0, "{said}");
+    let page = String::from_utf8(printed).expect("text");
+    for words in ["Warnings:", "almost full", "journal", "/dev/vdz1 on /data: no such device"] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+}
+
+#[test]
+fn a_hostile_guest_costs_little_and_reaches_no_file_of_the_host() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    // What only the host has, at a path that the guest names.
+    let secret = workspace.path("secret");
+    fs::write(&secret, "host-secret\n").expect("written");
+    let link = |target: &Path, name: &str| {
+        let _ = fs::remove_file(tree.join(name));
+        std::os::unix::fs::symlink(target, tree.join(name)).expect("made");
+    };
+    for name in ["etc/hostname", "etc/machine-id", "etc/timezone", "etc/ssh_host_rsa_key.pub"] {
+        link(&secret, name);
+    }
+    link(Path::new("../../../../../../../../../etc/passwd"), "etc/locale.conf");
+    link(Path::new("one"), "etc/two");
+    link(Path::new("two"), "etc/one");
+    link(Path::new("one"), "etc/crypttab");
+    fs::remove_file(tree.join("var/lib/dpkg/status")).expect("it was there");
+    run("mkfifo", &[tree.join("var/lib/dpkg/status")]);
+    let release = tree.join("usr/lib/os-release");
+    fs::write(&release, "ID=debian\nVERSION_ID=12\n").expect("written");
+    fs::File::options().write(true).open(&release).and_then(|file| file.set_len(1 << 30)).expect("sparse");
+    let fstab = "/dev/sda / ext4 bind 0 0\n/a /b none bind 0 0\n/b /a none bind 0 0\n/ / none rbind 0 0\n\
+        /dev/sda /a/../.. ext4 defaults 0 0\n/dev/mapper/x /home ext4 defaults 0 0\n";
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    let image = workspace.ext4_image("hostile.img", &tree);
+    let began = std::time::Instant::now();
+    let arguments = ["inspect", "--json", "--packages"].map(OsStr::new);
+    let (code, printed, said) = guestctl(&[&arguments[..], &[image.as_os_str()]].concat());
+    assert_eq!(code, 0, "{said}");
+    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+    let text = String::from_utf8(printed).expect("JSON is text");
+    assert!(!text.contains("host-secret") && !said.contains("host-secret"), "{text}");
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    let system = &told["systems"][0];
+    assert_eq!((&system["distro"], &system["arch"]), (&Value::from("debian"), &Value::from("x86_64")));
+    assert_eq!(system["hostname"], Value::Null);
+    let warnings = system["warnings"].to_string();
+    for words in ["os-release", "only the first", "dpkg/status", "not opened"] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+}

@@ -1,0 +1,366 @@
+//! LUKS: volumes that cryptsetup and QEMU made, volumes that they read, and headers that lie.
+
+mod common;
+#[path = "common/images.rs"]
+mod images;
+
+use common::guest::{Workspace, guestctl, output, run};
+use guestctl::block::{MemoryDevice, RawDevice, SharedDevice};
+use guestctl::fs::FileType;
+use guestctl::fs::write::Credentials;
+use guestctl::volume::luks::{self, Luks};
+use images::Random;
+use sha2::Digest;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const WHO: Credentials = Credentials { uid: 0, gid: 0, umask: 0o022 };
+
+const GOLDEN: [&str; 10] = [
+    "luks1-aes-xts",
+    "luks1-twofish-cbc-plain",
+    "luks1-serpent-cbc-essiv",
+    "luks1-aes-cbc-benbi",
+    "luks1-aes-lrw-benbi",
+    "luks2-argon2id-4096",
+    "luks2-argon2i-essiv",
+    "luks2-serpent-xts",
+    "luks2-camellia-xts",
+    "luks2-twofish-xts-plain64be",
+];
+
+fn golden(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/volumes/{name}.img.zst"));
+    zstd::decode_all(fs::File::open(path).expect("it is in the repository")).expect("it is whole")
+}
+
+fn golden_file(space: &Workspace, name: &str) -> PathBuf {
+    let path = space.path(name);
+    fs::write(&path, golden(name)).expect("there is room");
+    path
+}
+
+fn memory(bytes: Vec<u8>) -> SharedDevice {
+    Arc::new(MemoryDevice::new(bytes))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain name")
+}
+
+fn key(space: &Workspace, key: &str) -> String {
+    fs::write(space.path("key"), key).expect("there is room");
+    format!("all:file:{}", text(&space.path("key")))
+}
+
+/// What the script that made the images wrote into them.
+fn assert_contents(name: &str, image: &Path, more: &[&str]) {
+    let cat = |path: &str| {
+        let arguments: Vec<&str> = [&["cat", text(image), path], more].concat();
+        let (code, out, err) = guestctl(&arguments);
+        assert_eq!(code, 0, "{name}: {err}");
+        out
+    };
+    assert_eq!(cat("/hello"), format!("hello from {name}").into_bytes());
+    let pattern: Vec<u8> = format!("{name}-").bytes().cycle().take(20000).collect();
+    assert_eq!(cat("/pattern"), pattern, "{name}");
+}
+
+#[test]
+fn volumes_made_by_cryptsetup_are_read() {
+    let space = Workspace::new();
+    let key = key(&space, "secret");
+    for name in GOLDEN {
+        assert_contents(name, &golden_file(&space, name), &["--key", &key]);
+    }
+}
+
+#[test]
+fn a_header_that_lies_apart_is_read() {
+    let space = Workspace::new();
+    let key = key(&space, "secret");
+    let header = format!("/dev/sda:{}", text(&golden_file(&space, "luks2-detached.header")));
+    let image = golden_file(&space, "luks2-detached");
+    assert_contents("luks2-detached", &image, &["--key", &key, "--header", &header]);
+    let (code, _, error) = guestctl(&["ls", text(&space.path("luks2-detached.header")), "/", "--key", &key]);
+    assert_ne!(code, 0);
+    assert!(error.contains("header of another device"), "{error}");
+}
+
+#[test]
+fn keys_come_from_a_file_or_the_environment_and_wrong_ones_are_told_of() {
+    let space = Workspace::new();
+    let image = golden_file(&space, "luks2-argon2id-4096");
+    let run = |more: &[&str]| guestctl(&[&["ls", text(&image), "/"], more].concat());
+    // A line's end is no part of a passphrase; the second slot and a key for this device alone work too.
+    for secret in ["secret\n", "secret", "another", "another\r\n"] {
+        let (code, out, error) = run(&["--key", &key(&space, secret)]);
+        assert_eq!(code, 0, "{secret:?}: {error}");
+        assert!(String::from_utf8_lossy(&out).contains("hello"));
+    }
+    let file = text(&space.path("key")).to_owned();
+    let uuid =
+        Luks::read(memory(golden("luks2-argon2id-4096")).as_ref()).expect("whole").expect("LUKS").uuid().to_owned();
+    for device in ["/dev/sda", "sda", &uuid, &format!("UUID={uuid}")] {
+        assert_eq!(run(&["--key", &format!("{device}:file:{file}")]).0, 0, "{device}");
+    }
+    let (code, _, error) = run(&["--key", &key(&space, "wrong")]);
+    assert_ne!(code, 0);
+    assert!(error.contains("no key slot opens with the given key"), "{error}");
+    let (code, _, error) = run(&[]);
+    assert_ne!(code, 0);
+    assert!(error.contains("locked") && error.contains("--key /dev/sda:file:FILE"), "{error}");
+    assert!(error.contains("luks2-keyring"), "its token is named: {error}");
+    let (code, _, error) = run(&["--key", "all:env:GUESTCTL_TEST_NO_SUCH_VARIABLE"]);
+    assert_eq!(code, 2, "{error}");
+    let (code, _, error) = run(&["--key", "hunter2"]);
+    assert_eq!(code, 2, "{error}");
+    assert!(!error.contains("write hunter2"), "{error}");
+}
+
+#[test]
+fn the_memory_that_a_key_takes_is_told_before_it_is_taken() {
+    if !common::has_tool("cryptsetup") {
+        return common::skip("cryptsetup is not installed");
+    }
+    let space = Workspace::new();
+    let key = key(&space, "secret");
+    let (image, file) = (space.path("disk"), space.path("key"));
+    fs::File::create(&image).and_then(|file| file.set_len(20 << 20)).expect("there is room");
+    let options = "luksFormat -q --type luks2 --pbkdf-memory 524288 --pbkdf-force-iterations 4 --key-file";
+    let arguments: Vec<&str> = options.split(' ').chain([text(&file), text(&image)]).collect();
+    run("cryptsetup", &arguments);
+    let program = common::guest::GUESTCTL;
+    let line = format!("ulimit -v 524288; exec {program} ls {} / --key {key}", text(&image));
+    let output = output("sh", &["-c", &line]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("it takes 544 MiB") && error.contains("ulimit -v"), "{error}");
+}
+
+/// Makes a LUKS1 volume by QEMU; returns its image.
+fn qemu_volume(space: &Workspace, options: &str) -> PathBuf {
+    let (image, file) = (space.path("qemu.luks"), space.path("key"));
+    let _ = fs::remove_file(&image);
+    fs::write(&file, "secret").expect("there is room");
+    let secret = format!("secret,id=s,file={}", text(&file));
+    let options = format!("key-secret=s,iter-time=10,{options}");
+    run("qemu-img", &["create", "-q", "-f", "luks", "--object", &secret, "-o", &options, text(&image), "3M"]);
+    image
+}
+
+fn qemu_contents(space: &Workspace, image: &Path) -> Vec<u8> {
+    let secret = format!("secret,id=s,file={}", text(&space.path("key")));
+    let source = format!("driver=luks,key-secret=s,file.filename={}", text(image));
+    let out = space.path("plain");
+    run("qemu-img", &["convert", "--object", &secret, "--image-opts", &source, "-O", "raw", text(&out)]);
+    fs::read(out).expect("qemu-img wrote it")
+}
+
+#[test]
+fn volumes_that_qemu_made_are_written_and_qemu_reads_them() {
+    if !common::has_tool("qemu-img") {
+        return common::skip("qemu-img is not installed");
+    }
+    let space = Workspace::new();
+    for options in [
+        "cipher-alg=aes-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha256",
+        "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1",
+        "cipher-alg=serpent-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha512",
+        "cipher-alg=twofish-128,cipher-mode=xts,ivgen-alg=plain64,hash-alg=ripemd160",
+        "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=plain,hash-alg=sha256",
+    ] {
+        let image = qemu_volume(&space, options);
+        let raw: SharedDevice = Arc::new(RawDevice::open(&image, true).expect("ours"));
+        let device = luks::open(&raw, None, b"secret").unwrap_or_else(|error| panic!("{options}: {error}"));
+        let mut expected = qemu_contents(&space, &image);
+        assert_eq!(device.size(), expected.len() as u64);
+        let mut random = Random::new(7);
+        for _ in 0..60 {
+            let limit = if random.below(4) == 0 { 300_000 } else { 1500 };
+            let len = 1 + random.below(limit) as usize;
+            let at = random.below((expected.len() - len) as u64) as usize;
+            let bytes = random.bytes(len);
+            device.write_at(&bytes, at as u64).expect("room");
+            expected[at..at + len].copy_from_slice(&bytes);
+        }
+        device.flush().expect("flush");
+        let mut found = vec![0; expected.len()];
+        device.read_at(&mut found, 0).expect("inside");
+        assert!(found == expected, "{options}: read back");
+        drop((device, raw));
+        assert!(qemu_contents(&space, &image) == expected, "{options}: by QEMU");
+    }
+}
+
+#[test]
+fn neighbours_in_one_sector_do_not_lose_each_others_writes() {
+    let device = luks::open(&memory(golden("luks2-argon2id-4096")), None, b"secret").expect("it opens");
+    std::thread::scope(|scope| {
+        for worker in 0..4_u64 {
+            let device = &device;
+            scope.spawn(move || {
+                // Each worker owns every fourth run of 100 bytes, and checks it while the others write beside it.
+                let mut found = [0; 100];
+                for round in 0..200_u64 {
+                    let at = (round % 20 * 4 + worker) * 100;
+                    let bytes = [(worker * 50 + round % 50) as u8; 100];
+                    device.write_at(&bytes, at).expect("room");
+                    device.read_at(&mut found, at).expect("inside");
+                    assert_eq!(found, bytes);
+                }
+            });
+        }
+    });
+}
+
+const JSON: std::ops::Range<usize> = 4096..16384;
+
+/// Replaces text in the JSON of both headers, and makes their checksums right.
+fn with_json(mut image: Vec<u8>, edit: impl Fn(&str) -> String) -> Vec<u8> {
+    for start in [0, 16384] {
+        let header = &mut image[start..start + 16384];
+        let json = &header[JSON];
+        let end = json.iter().position(|&byte| byte == 0).expect("padding");
+        let text = edit(std::str::from_utf8(&json[..end]).expect("text"));
+        assert!(text.len() < JSON.len(), "the test's text is too long");
+        header[JSON].fill(0);
+        header[JSON.start..JSON.start + text.len()].copy_from_slice(text.as_bytes());
+        header[448..512].fill(0);
+        let sum = sha2::Sha256::digest(&*header);
+        header[448..480].copy_from_slice(&sum);
+    }
+    image
+}
+
+fn refusal(image: Vec<u8>) -> String {
+    match luks::open(&memory(image), None, b"secret") {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_by_name() {
+    let image = golden("luks2-serpent-xts");
+    let replaced = |from: &str, to: &str| {
+        refusal(with_json(image.clone(), |json| {
+            assert!(json.contains(from), "{json} has no {from}");
+            json.replace(from, to)
+        }))
+    };
+    for (from, to, said) in [
+        (
+            r#""sector_size":1024"#,
+            r#""sector_size":1024,"integrity":{"type":"hmac(sha256)"}"#,
+            "integrity protection (hmac(sha256)",
+        ),
+        (
+            r#""config":{"#,
+            r#""config":{"requirements":{"mandatory":["online-reencrypt-v2"]},"#,
+            "reencryption is in progress",
+        ),
+        (r#""config":{"#, r#""config":{"requirements":{"mandatory":["moon"]},"#, r#"the requirement "moon""#),
+        (r#""type":"crypt""#, r#""type":"linear""#, r#"a LUKS2 segment of the type "linear""#),
+        ("serpent-xts-plain64", "rot13-xts-plain64", "rot13-xts-plain64"),
+        (r#""hash":"sha512""#, r#""hash":"crc32""#, r#"the hash "crc32""#),
+    ] {
+        let error = replaced(from, to);
+        assert!(error.contains(said), "{to}: {error}");
+    }
+}
+
+#[test]
+fn a_header_that_lies_costs_an_error_and_little_else() {
+    let image = golden("luks2-serpent-xts");
+    let began = std::time::Instant::now();
+    let edits: [(&str, &str); 16] = [
+        (r#""size":"dynamic""#, r#""size":"18446744073709551615""#),
+        (r#""size":"dynamic""#, r#""size":"999999999999""#),
+        (r#""size":"dynamic""#, r#""size":"1000001""#),
+        (r#""size":"dynamic""#, r#""size":"-1""#),
+        (r#""sector_size":1024"#, r#""sector_size":0"#),
+        (r#""sector_size":1024"#, r#""sector_size":4294967295"#),
+        (r#""stripes":4000"#, r#""stripes":4294967295"#),
+        (r#""stripes":4000"#, r#""stripes":0"#),
+        (r#""iterations":1000"#, r#""iterations":4294967295"#),
+        (r#""iterations":1000"#, r#""iterations":0"#),
+        (r#""key_size":32"#, r#""key_size":4294967295"#),
+        (r#""key_size":32"#, r#""key_size":0"#),
+        (r#""offset":"32768""#, r#""offset":"18446744073709551000""#),
+        (r#""offset":"32768""#, r#""offset":"99999999999""#),
+        (
+            r#""segments":{"0":{"#,
+            r#""segments":{"1":{"type":"crypt","offset":"0","size":"dynamic","iv_tweak":"0","encryption":"aes-xts-plain64","sector_size":512},"0":{"#,
+        ),
+        (r#""segments":{"0":{"#, r#""segments":{"zero":{"#),
+    ];
+    for (from, to) in edits {
+        let edited = with_json(image.clone(), |json| {
+            let from = if json.contains(from) { from.to_owned() } else { from.replace(':', ": ") };
+            assert!(json.contains(&from), "{json} has no {from}");
+            json.replace(&from, to)
+        });
+        let error = refusal(edited);
+        assert!(!error.contains('\n'), "{error}");
+    }
+    refusal(with_json(image.clone(), |_| "[".repeat(12000)));
+    refusal(with_json(image.clone(), |_| "{}".to_owned()));
+    refusal(with_json(image.clone(), |json| json[..json.len() / 2].to_owned()));
+    for length in [0, 6, 591, 592, 4095, 4096, 16384, 32768, 100_000] {
+        refusal(image[..length].to_vec());
+    }
+    assert!(began.elapsed().as_secs() < 20, "it took {:?}", began.elapsed());
+}
+
+#[test]
+fn any_byte_of_a_header_may_be_wrong() {
+    for name in ["luks1-aes-xts", "luks2-serpent-xts"] {
+        let image = golden(name);
+        let mut random = Random::new(11);
+        for _ in 0..25 {
+            let mut damaged = image.clone();
+            let at = random.below(if name.starts_with("luks1") { 592 } else { 5000 }) as usize;
+            damaged[at] ^= 1 << random.below(8);
+            // Whatever comes of it, it comes back.
+            let _ = luks::open(&memory(damaged), None, b"secret");
+        }
+    }
+}
+
+#[test]
+fn the_second_header_stands_in_for_the_first() {
+    for damage in [0..6, 4096..4200, 0..16384] {
+        let mut image = golden("luks2-serpent-xts");
+        image[damage].fill(0xa5);
+        let device = luks::open(&memory(image), None, b"secret").expect("the second header is whole");
+        let mut magic = [0; 2];
+        device.read_at(&mut magic, 1024 + 56).expect("inside");
+        assert_eq!(magic, [0x53, 0xef], "the superblock of ext2");
+    }
+}
+
+#[test]
+fn what_a_mount_writes_is_read_back_through_the_cipher() {
+    let space = Workspace::new();
+    let key = key(&space, "secret");
+    let image = golden_file(&space, "luks2-argon2id-4096");
+    let mut guest = guestctl::Guestfs::new().expect("a handle");
+    let mut keys = guestctl::volume::keys::Keys::new();
+    keys.add(guestctl::volume::keys::Selector::All, b"secret".to_vec().into());
+    guest.set_unlock(Arc::new(keys));
+    guest.add_drive(text(&image)).expect("an image");
+    guest.launch().expect("it opens");
+    let device = guest.list_filesystems().expect("launched").into_iter().find(|(_, kind)| kind == "ext2");
+    guest.mount(&device.expect("an ext2").0, "/").expect("it mounts");
+    let tree = Arc::clone(guest.tree().expect("mounted"));
+    let (writer, root) = tree.writer(tree.root()).expect("writable");
+    let file = writer.create(root, b"new", FileType::Regular, 0o644, (0, 0), &WHO).expect("room").ino;
+    writer.write(file, 0, b"written through LUKS", true).expect("room");
+    drop(tree);
+    guest.shutdown().expect("durable");
+    drop(guest);
+    let (code, out, error) = guestctl(&["cat", text(&image), "/new", "--key", &key]);
+    assert_eq!((code, out.as_slice()), (0, &b"written through LUKS"[..]), "{error}");
+    assert_contents("luks2-argon2id-4096", &image, &["--key", &key]);
+}
