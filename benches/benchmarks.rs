@@ -264,6 +264,63 @@ fn tar_out(criterion: &mut Criterion) {
     }
 }
 
+/// Makes an empty ext4 filesystem for a group that writes, and mounts it.
+fn empty_guest(path: &Path, group: &str) -> Option<Guestfs> {
+    let mut guest = writable(path, 512);
+    match guest.mkfs("ext4", "/dev/sda").and_then(|()| guest.mount("/dev/sda", "/")) {
+        Ok(()) => Some(guest),
+        Err(error) => {
+            eprintln!("{group} is left out: {error}");
+            None
+        }
+    }
+}
+
+fn file_write(criterion: &mut Criterion) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some(guest) = empty_guest(&folder.path().join("disk.img"), "file_write") else { return };
+    let mut group = criterion.benchmark_group("file_write");
+    for (name, len) in
+        [("1K", 1_usize << 10), ("64K", 64 << 10), ("1M", 1 << 20), ("10M", 10 << 20), ("100M", 100 << 20)]
+    {
+        let contents = bytes(len);
+        group.throughput(Throughput::Bytes(len as u64));
+        if len > 1 << 20 {
+            group.sample_size(10);
+        }
+        group.bench_function(name, |bencher| bencher.iter(|| guest.write("/file", &contents).expect("there is room")));
+    }
+    let contents = bytes(1 << 20);
+    group.throughput(Throughput::Bytes(1 << 20)).sample_size(10);
+    group.bench_function("1M_sync", |bencher| {
+        bencher.iter(|| guest.write("/file", &contents).and_then(|()| guest.sync()).expect("there is room"));
+    });
+}
+
+fn tar_in(criterion: &mut Criterion) {
+    let Some(images) = images() else { return };
+    let folder = TempDir::new().expect("a temporary folder");
+    let from = mounted(&images.raw);
+    let Some(guest) = empty_guest(&folder.path().join("disk.img"), "tar_in") else { return };
+    let archive = folder.path().join("etc.tar");
+    let mut group = criterion.benchmark_group("tar_in");
+    group.sample_size(10);
+    for compression in ["none", "gzip", "zstd"] {
+        from.tar_out_opts("/etc", &archive, Some(compression)).expect("all can be read");
+        group.bench_function(compression, |bencher| {
+            let empty = || {
+                guest.rm_rf("/etc").expect("it is ours");
+                guest.mkdir("/etc").expect("there is room");
+            };
+            bencher.iter_batched(
+                empty,
+                |()| guest.tar_in(&archive, "/etc").expect("there is room"),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+}
+
 fn conversion(criterion: &mut Criterion) {
     let Some(images) = images() else { return };
     let mut group = criterion.benchmark_group("convert");
@@ -289,6 +346,6 @@ criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
     targets = disk_creation, partition_creation, mkfs, launch_shutdown, mount, file_read, checksum, listing, find,
-        tar_out, conversion
+        tar_out, file_write, tar_in, conversion
 }
 criterion_main!(benches);

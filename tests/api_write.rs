@@ -71,6 +71,15 @@ fn refused<T: std::fmt::Debug>(result: Result<T>, errno: i32) {
     assert!(error.is_errno(errno), "{error}");
 }
 
+/// Says whether a program is installed; a part of a test that goes without it is skipped.
+fn is_there(program: &str) -> bool {
+    let found = has_tool(program);
+    if !found {
+        skip(&format!("there is no {program}"));
+    }
+    found
+}
+
 /// Makes a tree with everything that a copy has to keep.
 fn rich_tree(folder: &Path) {
     ext4::populate(folder, 300, 40, 4096);
@@ -276,7 +285,7 @@ fn attributes_are_set_to_the_nanosecond() -> Result<()> {
     let link = fs::symlink_metadata(mount.path.join("link")).expect("there");
     assert_eq!((link.uid(), link.gid()), (5, 6));
     assert_eq!(xattr::get(mount.path.join("file"), "user.b").expect("reads"), Some(vec![0, 255]));
-    if has_tool("getfacl") {
+    if is_there("getfacl") {
         let acl = run("getfacl", &[OsStr::new("-cnE"), mount.path.join("folder").as_ref()]);
         assert!(String::from_utf8_lossy(&acl).contains("default:user:77:rwx"));
         let acl = run("getfacl", &[OsStr::new("-cnE"), mount.path.join("file").as_ref()]);
@@ -364,7 +373,7 @@ fn archives_are_unpacked_as_tar_does() -> Result<()> {
         ("zstd", "posix", &["--zstd"]),
         ("lz4", "posix", &["--use-compress-program=lz4"]),
     ] {
-        if has_tool(if name == "posix" { "tar" } else { name }) {
+        if is_there(if name == "posix" { "tar" } else { name }) {
             tar(format, more);
             let to = format!("/{name}");
             bench.guest.mkdir(&to)?;
@@ -388,6 +397,14 @@ fn archives_are_unpacked_as_tar_does() -> Result<()> {
             assert_same_but_ctime(&tree, &mount.path.join(name));
         }
     }
+    let when = fs::metadata(&tree).expect("ours").modified().expect("every filesystem has it");
+    fs::remove_file(tree.join("large")).expect("ours");
+    fs::File::open(&tree).and_then(|folder| folder.set_modified(when)).expect("ours");
+    for name in ["xz", "bzip2"] {
+        if has_tool(name) {
+            assert_same_but_ctime(&tree, &mount.path.join(name));
+        }
+    }
     Ok(())
 }
 
@@ -400,7 +417,7 @@ fn what_tar_out_wrote_tar_in_reads() -> Result<()> {
     let archive = bench.workspace.path("all.tar.zst");
     for (place, compression) in ["gzip", "bzip2", "xz", "zstd", "lz4"].into_iter().enumerate() {
         // Only the first and the last of them hold everything: the others are slow.
-        let from = if place == 0 { "/tree" } else { "/tree/sub" };
+        let from = if place == 0 { "/tree" } else { "/tree/deep" };
         bench.guest.tar_out_opts(from, &archive, Some(compression))?;
         let to = format!("/{compression}");
         bench.guest.mkdir(&to)?;
@@ -409,7 +426,7 @@ fn what_tar_out_wrote_tar_in_reads() -> Result<()> {
     bench.guest.mkdir("/again")?;
     bench.guest.tgz_in(
         &{
-            bench.guest.tgz_out("/tree/sub", &archive)?;
+            bench.guest.tgz_out("/tree/deep", &archive)?;
             archive.clone()
         },
         "/again",
@@ -417,7 +434,7 @@ fn what_tar_out_wrote_tar_in_reads() -> Result<()> {
     let mount = bench.look();
     assert_same_but_ctime(&tree, &mount.path.join("gzip"));
     for name in ["bzip2", "xz", "zstd", "lz4", "again"] {
-        assert_same_but_ctime(&tree.join("sub"), &mount.path.join(name));
+        assert_same_but_ctime(&tree.join("deep"), &mount.path.join(name));
     }
     Ok(())
 }
@@ -493,12 +510,22 @@ fn a_hostile_archive_stays_where_it_is_put() -> Result<()> {
     fs::write(&path, [member(Regular, b"out/via", b"", b"fine"), vec![0; 1024]].concat()).expect("ours");
     guest.tar_in(&path, "/box")?;
     assert_eq!(guest.cat("/etc/via")?, "fine");
-    // A folder where a link is: the link makes way, unless it is to be kept.
+    // A folder where a link is: one of the guest's own to a folder stays, unless it is to make way.
     fs::write(&path, [member(Directory, b"out/", b"", b""), vec![0; 1024]].concat()).expect("ours");
-    guest.tar_in_from(&path, "/box", &TarInOptions { keep_folder_links: true, ..TarInOptions::default() })?;
-    assert!(guest.is_symlink("/box/out")?);
     guest.tar_in(&path, "/box")?;
+    assert!(guest.is_symlink("/box/out")?);
+    guest.tar_in_from(&path, "/box", &TarInOptions { keep_folder_links: false, ..TarInOptions::default() })?;
     assert!(guest.is_dir("/box/out")?);
+    // One that the archive brings and that leads elsewhere does not, nor does one that leads nowhere.
+    unpack(&[
+        member(Symlink, b"g", b"/etc", b""),
+        member(Directory, b"g/", b"", b""),
+        member(Regular, b"g/passwd", b"", b"mine"),
+        member(Symlink, b"h", b"nowhere", b""),
+        member(Directory, b"h/", b"", b""),
+    ])?;
+    assert!(guest.is_dir("/box/in/g")? && guest.is_dir("/box/in/h")?);
+    assert_eq!(guest.cat("/etc/passwd")?, "root\n");
     // Damage: a size that the archive does not hold, a checksum, an endless extension, what is none at all.
     let cut = [member(Regular, b"cut", b"", &[7; 5000])[..2000].to_vec()].concat();
     fs::write(&path, &cut).expect("ours");
@@ -526,6 +553,54 @@ fn a_hostile_archive_stays_where_it_is_put() -> Result<()> {
     refused(guest.tar_in(&path, "/etc/passwd"), libc::ENOTDIR);
     guest.tar_in("/no/such/archive", "/box").expect_err("missing");
     bench.close();
+    Ok(())
+}
+
+#[test]
+fn links_to_folders_stay_as_tar_can_keep_them() -> Result<()> {
+    let Some(mut bench) = Bench::new(64) else { return Ok(()) };
+    // The folders of a system are often links to those below /usr.
+    let guest = &bench.guest;
+    let host = bench.workspace.folder("host");
+    for folder in ["usr/bin", "usr/lib", "usr/lib64"] {
+        guest.mkdir_p(format!("/{folder}"))?;
+        guest.chmod(0o2711, format!("/{folder}"))?;
+        fs::create_dir_all(host.join(folder)).expect("ours");
+        fs::set_permissions(host.join(folder), fs::Permissions::from_mode(0o2711)).expect("ours");
+    }
+    for (name, target) in [("bin", "usr/bin"), ("lib64", "lib"), ("lib", "usr/lib")] {
+        guest.ln_s(target, format!("/{name}"))?;
+        symlink(target, host.join(name)).expect("ours");
+    }
+    guest.ln_s("/usr/lib64", "/absolute")?;
+    let tree = bench.workspace.folder("tree");
+    for folder in ["bin", "lib", "lib64"] {
+        fs::create_dir(tree.join(folder)).expect("ours");
+        fs::write(tree.join(folder).join(format!("of-{folder}")), folder).expect("ours");
+    }
+    let archive = bench.workspace.path("a.tar");
+    let (file, folder) = (archive.to_str().expect("text"), tree.to_str().expect("text"));
+    run("tar", &["-cf", file, "-C", folder, "."]);
+    run("tar", &["--keep-directory-symlink", "-xpf", file, "-C", host.to_str().expect("text")]);
+    guest.tar_in(&archive, "/")?;
+    // An absolute one leads to the guest's folder.
+    fs::create_dir(tree.join("absolute")).expect("ours");
+    fs::write(tree.join("absolute/file"), "x").expect("ours");
+    run("tar", &["-cf", file, "-C", folder, "absolute"]);
+    guest.tar_in(&archive, "/")?;
+    assert!(guest.is_symlink("/absolute")? && guest.is_file("/usr/lib64/file")?);
+    guest.rm("/usr/lib64/file")?;
+    guest.rm("/absolute")?;
+    let mount = bench.look();
+    let list = |folder: &Path| {
+        let listed = run(
+            "sh",
+            &["-c", &format!("cd '{}' && find . -mindepth 1 -printf '%P %y %m %l\\n' | sort", folder.display())],
+        );
+        String::from_utf8_lossy(&listed).into_owned()
+    };
+    assert_eq!(list(&mount.path), list(&host));
+    assert!(list(&host).contains("bin l 777 usr/bin"));
     Ok(())
 }
 
@@ -616,6 +691,8 @@ fn what_is_mounted_for_reading_says_what_to_do() -> Result<()> {
         guest.copy_in(&source, "/"),
         guest.tar_in(&source, "/"),
         guest.touch("/file"),
+        guest.zero_free_space("/"),
+        guest.fstrim("/").map(drop),
     ] {
         let error = result.expect_err("refused");
         assert!(error.is_errno(libc::EROFS) && error.to_string().contains("add_drive"), "{error}");
@@ -725,6 +802,34 @@ fn the_tree_on_a_folder_is_written_there() -> Result<()> {
 }
 
 #[test]
+fn what_was_deleted_is_zeroes_afterwards() -> Result<()> {
+    let Some(mut bench) = Bench::new(24) else { return Ok(()) };
+    const SECRET: &[u8] = b"a secret that nobody is to find";
+    let holds =
+        |image: &Path| fs::read(image).expect("reads").windows(SECRET.len()).filter(|bytes| *bytes == SECRET).count();
+    bench.guest.write("/kept", SECRET)?;
+    bench.guest.write("/secret", SECRET.repeat(100_000))?;
+    bench.guest.sync()?;
+    assert!(holds(&bench.image) > 90_000);
+    bench.guest.rm("/secret")?;
+    let free = bench.guest.statvfs("/")?.blocks_free;
+    bench.guest.zero_free_space("/")?;
+    assert_eq!(bench.guest.statvfs("/")?.blocks_free, free);
+    assert_eq!(bench.guest.find("/")?, ["kept"], "nothing is left of it");
+    refused(bench.guest.zero_free_space("/kept"), libc::ENOTDIR);
+    refused(bench.guest.zero_free_space("/none"), libc::ENOENT);
+    bench.guest.set_progress_callback(|progress| {
+        assert!(progress.total > 8 << 20);
+        if progress.done > 2 << 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    refused(bench.guest.zero_free_space("/"), libc::EINTR);
+    assert_eq!(bench.guest.statvfs("/")?.blocks_free, free);
+    bench.close();
+    assert_eq!(holds(&bench.image), 1, "what is kept");
+    Ok(())
+}
+
+#[test]
 fn labels_and_uuids_are_set_as_blkid_shows_them() -> Result<()> {
     const UUID: &str = "01234567-89ab-4cde-8f01-23456789abcd";
     if !has_tool("mke2fs") || !has_tool("blkid") {
@@ -739,7 +844,7 @@ fn labels_and_uuids_are_set_as_blkid_shows_them() -> Result<()> {
         ("vfat", "mkfs.vfat", 40),
         ("swap", "mkswap", 8),
     ] {
-        if !has_tool(maker) {
+        if !is_there(maker) {
             continue;
         }
         let image = workspace.path(kind);

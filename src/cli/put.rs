@@ -139,7 +139,8 @@ pub(super) fn copy_into(
 /// Unpack a tar archive into a folder of an image
 ///
 /// The archive may be compressed by gzip, bzip2, xz, Zstandard or LZ4, which its first bytes tell. Names never lead out of
-/// the folder. Owners are numbers, unless --names is given.
+/// the folder. Owners are numbers, unless --names is given. Where the archive has a folder and the image a link to one, as
+/// /bin to usr/bin, the link stays and is followed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -172,6 +173,10 @@ pub(super) struct TarInArgs {
     #[arg(long)]
     names: bool,
 
+    /// Put a folder of the archive in the place of a link to a folder, as tar does by itself
+    #[arg(long)]
+    replace_links: bool,
+
     #[command(flatten)]
     showing: Showing,
 
@@ -193,7 +198,7 @@ pub(super) fn tar_in(args: &TarInArgs) -> Result<ExitCode> {
         selinux: !args.no_xattrs,
         owners: !args.no_owner,
         numeric_owner: !args.names,
-        ..TarInOptions::default()
+        keep_folder_links: !args.replace_links,
     };
     let guest = target::open(image, args.showing, &args.changing)?;
     let done = match args.archive.to_str() {

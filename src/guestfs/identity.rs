@@ -182,18 +182,6 @@ impl Guestfs {
     pub fn set_uuid(&mut self, device: &str, uuid: &str) -> Result<()> {
         self.change_identity(device, What::Uuid, uuid)
     }
-
-    /// Tells the drive of the space that is free on the filesystem of a path; returns how many bytes.
-    ///
-    /// # Errors
-    /// `ENOENT`, `EROFS` with what to do, and those of the host.
-    pub fn fstrim(&self, path: impl AsRef<std::ffi::OsStr>) -> Result<u64> {
-        let path = path.as_ref();
-        let here = || path.display().to_string();
-        let (tree, found) = self.find_to_change(path, true)?;
-        let (writer, _) = super::put::writer(tree, found.node).at(here)?;
-        self.timed("fstrim", || writer.trim().at(here))
-    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ mod create;
 mod devices;
 mod drive;
 mod files;
+mod free_space;
 pub mod glob;
 mod identity;
 mod layout;

@@ -2,7 +2,8 @@
 //!
 //! An archive is not trusted. Names are taken below the folder that was given: slashes and `..` at their beginning are
 //! left off. A link that leads out of that folder is made, but no member is written through it. Links that were there
-//! before are followed, within the guest's tree. A file gets its name, or takes that of another, when it is complete;
+//! before are followed, within the guest's tree, and a folder of the archive does not replace one that leads to a folder:
+//! where `/bin` is a link to `usr/bin`, an archive with a `bin/` would take the guest its programs. A file gets its name, or takes that of another, when it is complete;
 //! folders get their attributes when everything is in them.
 
 use super::archive::Compression;
@@ -46,7 +47,9 @@ pub struct TarInOptions {
     pub owners: bool,
     /// Takes owners by their numbers. Otherwise by their names, where the guest's `/etc/passwd` and `/etc/group` have them.
     pub numeric_owner: bool,
-    /// Unpacks a folder into what a link of its name leads to, where that is a folder; else the link makes way.
+    /// Unpacks a folder into what a link of its name leads to within the guest, where that is a folder, which keeps its
+    /// owner, mode and times; else the link makes way. A link of the archive itself that may lead out of the folder always
+    /// does.
     pub keep_folder_links: bool,
 }
 
@@ -59,7 +62,7 @@ impl Default for TarInOptions {
             selinux: true,
             owners: true,
             numeric_owner: true,
-            keep_folder_links: false,
+            keep_folder_links: true,
         }
     }
 }
@@ -145,6 +148,19 @@ fn names_of(path: &[u8]) -> Vec<&[u8]> {
 impl Unpack<'_> {
     /// Finds the folder of some names below the top; folders that are missing are made.
     fn folder(&mut self, names: &[&[u8]]) -> Result<Node> {
+        self.find_folder(names, true)
+    }
+
+    /// Says whether some names below the top lead to a folder, by links that may be followed.
+    fn is_folder(&mut self, names: &[&[u8]]) -> Result<bool> {
+        match self.find_folder(names, false) {
+            Ok(_) => Ok(true),
+            Err(Error::Usage(_) | Error::Errno(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn find_folder(&mut self, names: &[&[u8]], make_missing: bool) -> Result<Node> {
         let path = names.join(&b'/');
         if let Some(&node) = self.known.get(&path) {
             return Ok(node);
@@ -163,7 +179,7 @@ impl Unpack<'_> {
             }
             let (node, attr) = match self.tree.lookup(here, &name) {
                 Ok(found) => found,
-                Err(error) if error.is_errno(libc::ENOENT) => {
+                Err(error) if make_missing && error.is_errno(libc::ENOENT) => {
                     here = self.missing_folder(here, &name)?;
                     continue;
                 }
@@ -297,15 +313,12 @@ impl Unpack<'_> {
         let node = match self.put.folder(dir, name, &new) {
             Ok((node, _)) => node,
             Err(error) if error.is_errno(libc::ENOTDIR) => {
-                let kept = if self.options.keep_folder_links { self.folder(names).ok() } else { None };
-                match kept {
-                    Some(node) => node,
-                    None => {
-                        remove(self.tree, dir, name, false)?;
-                        self.known.clear();
-                        self.put.make(dir, name, &new)?
-                    }
+                if self.options.keep_folder_links && self.is_folder(names)? {
+                    return Ok(());
                 }
+                remove(self.tree, dir, name, false)?;
+                self.known.clear();
+                self.put.make(dir, name, &new)?
             }
             Err(error) => return Err(error),
         };

@@ -3,6 +3,10 @@
 //! The forms are those of POSIX (`ustar` and PAX), of GNU tar (long names, sparse files, numbers in base 256) and of tar
 //! before both. See pax(1) of POSIX, and "Basic Tar Format" and "Storing Sparse Files" of the manual of GNU tar. Nothing of
 //! an archive is trusted: what it makes this program keep is limited, and numbers are checked.
+//!
+//! The reader of the crate `tar`, which writes archives here, does not do for this: it keeps extensions of any length, splits
+//! them at line feeds (which values of extended attributes hold), passes over global ones, does not know the sparse files of
+//! PAX archives, and gives holes as zeroes.
 
 use super::put::{ACL_ACCESS, ACL_DEFAULT, Xattrs};
 use crate::error::{Error, IoContext, Result};
@@ -14,6 +18,13 @@ const BLOCK: usize = 512;
 
 /// The longest extension of a header that is kept, in bytes.
 const LONGEST_EXTENSION: u64 = 4 << 20;
+
+/// The most records and bytes of extensions that count for all members. Each member looks at them.
+const MOST_GLOBAL: usize = 256;
+const LONGEST_GLOBAL: usize = 64 << 10;
+
+/// The most extended attributes that a member has.
+const MOST_XATTRS: usize = 4096;
 
 /// The most stretches of data that a sparse file has.
 const MOST_STRETCHES: usize = 1 << 20;
@@ -265,9 +276,12 @@ impl<R: Read> Members<R> {
                     for (key, value) in more.records {
                         self.global.records.retain(|(known, _)| *known != key);
                         self.global.records.push((key, value));
+                        if self.global.records.len() > MOST_GLOBAL {
+                            return Err(damaged("it has too many global extensions"));
+                        }
                     }
-                    if self.global.records.iter().map(|(_, value)| value.len() as u64).sum::<u64>() > LONGEST_EXTENSION
-                    {
+                    let len = |(key, value): &(Vec<u8>, Vec<u8>)| key.len() + value.len();
+                    if self.global.records.iter().map(len).sum::<usize>() > LONGEST_GLOBAL {
                         return Err(damaged("its global extensions are too long"));
                     }
                 }
@@ -350,7 +364,7 @@ impl<R: Read> Members<R> {
             rdev,
             mtime,
             atime: all.get("atime").and_then(time),
-            xattrs: xattrs(&all),
+            xattrs: xattrs(&all)?,
             acls: [("SCHILY.acl.access", ACL_ACCESS), ("SCHILY.acl.default", ACL_DEFAULT)]
                 .into_iter()
                 .filter_map(|(key, name)| Some((name.to_vec(), all.get(key)?.to_vec())))
@@ -492,15 +506,16 @@ fn check_sum(header: &[u8; BLOCK]) -> Result<()> {
 }
 
 /// Returns the extended attributes that the extensions tell of.
-fn xattrs(all: &Extensions) -> Xattrs {
+fn xattrs(all: &Extensions) -> Result<Xattrs> {
     let mut found: Xattrs = Vec::new();
     let mut set = |name: &[u8], value: Vec<u8>| {
         found.retain(|(known, _)| known != name);
         found.push((name.to_vec(), value));
+        if found.len() > MOST_XATTRS { Err(damaged("a file has too many extended attributes")) } else { Ok(()) }
     };
     for (key, value) in &all.records {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            set(name, value.clone());
+            set(name, value.clone())?;
         }
         if key == b"RHT.security.selinux" {
             // The kernel's programs keep the NUL at its end.
@@ -508,10 +523,10 @@ fn xattrs(all: &Extensions) -> Xattrs {
             if label.last() != Some(&0) {
                 label.push(0);
             }
-            set(b"security.selinux", label);
+            set(b"security.selinux", label)?;
         }
     }
-    found
+    Ok(found)
 }
 
 /// Opens a stream of an archive that may be compressed, as its first bytes tell where `compression` does not.
@@ -590,6 +605,53 @@ mod tests {
         for text in [&b"12 path=ab\n"[..], b"99999999999999999999 a=b\n", b"3 \n", b"0 a=b\n", b"path=ab\n"] {
             assert!(Extensions::parse(text).is_err(), "{}", text.escape_ascii());
         }
+    }
+
+    /// Returns a member of an archive with its data.
+    fn member(kind: tar::EntryType, data: &[u8]) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("name").expect("short");
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        let mut bytes = [header.as_bytes().as_slice(), data].concat();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_flood_of_extensions_is_refused_before_it_costs_much() {
+        let flood = |prefix: &str| -> Vec<u8> {
+            (100_000..150_000)
+                .flat_map(|number| {
+                    let record = format!(" {prefix}{number}=\n");
+                    format!("{}{record}", record.len() + 2).into_bytes()
+                })
+                .collect()
+        };
+        let began = std::time::Instant::now();
+        for (kind, prefix) in [(tar::EntryType::XGlobalHeader, ""), (tar::EntryType::XHeader, "SCHILY.xattr.")] {
+            let archive = [member(kind, &flood(prefix)), member(tar::EntryType::Regular, b"x")].concat();
+            let error = Members::new(archive.as_slice()).next().expect_err("a flood");
+            assert!(error.to_string().contains("too many"), "{error}");
+        }
+        assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn values_of_extensions_hold_line_feeds() {
+        let archive = [
+            member(tar::EntryType::XGlobalHeader, b"11 uid=007\n"),
+            member(tar::EntryType::XHeader, b"27 SCHILY.xattr.user.a=x\ny\n"),
+            member(tar::EntryType::Regular, b"x"),
+        ]
+        .concat();
+        let first = Members::new(archive.as_slice()).next().expect("sound").expect("a member");
+        assert_eq!((first.xattrs, first.uid), (vec![(b"user.a".to_vec(), b"x\ny".to_vec())], 7));
     }
 
     #[test]

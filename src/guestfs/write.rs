@@ -18,6 +18,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// How often a file is given its name when other threads write the same name at that moment.
+const MOST_ATTEMPTS: usize = 100;
+
 /// A regular file that is to be written, and the place of its name.
 pub(super) struct Place<'a> {
     pub(super) tree: &'a Tree,
@@ -51,14 +54,32 @@ impl Place<'_> {
         };
         // A new inode without a name is held once by whoever made it.
         let held = Held::new(writer, made.ino);
-        let done = fill(&held)
-            .and_then(|()| self.old.as_ref().map_or(Ok(()), |(node, attr)| self.inherit(writer, made.ino, *node, attr)))
-            .and_then(|()| self.name_it(writer, dir, made.ino, hidden.as_deref()));
+        let done = fill(&held).and_then(|()| self.give_name(writer, dir, made.ino, hidden.as_deref()));
         if let (Err(_), Some(name)) = (&done, &hidden) {
             // The first error is the one to tell.
             let _ = writer.unlink(dir, name);
         }
         done
+    }
+
+    /// Gives a file that is complete its name and what the old one of that name had. Where another thread replaced or removed
+    /// that one meanwhile, it counts what is there now.
+    fn give_name(&self, writer: &dyn FilesystemWrite, dir: Ino, ino: Ino, hidden: Option<&[u8]>) -> Result<()> {
+        let mut old = self.old.clone();
+        for _ in 0..MOST_ATTEMPTS {
+            let inherited = old.as_ref().map_or(Ok(()), |(node, attr)| self.inherit(writer, ino, *node, attr));
+            match inherited.and_then(|()| self.name_it(writer, dir, ino, hidden, old.is_some())) {
+                Err(error) if error.is_errno(libc::ENOENT) || error.is_errno(libc::EEXIST) => {}
+                done => return done,
+            }
+            old = match self.tree.lookup(self.dir, &self.name) {
+                Ok(found) if found.1.file_type == FileType::Regular => Some(found),
+                Ok(_) => return Err(Error::Errno(libc::EEXIST)),
+                Err(error) if error.is_errno(libc::ENOENT) => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Err(Error::Errno(libc::EBUSY))
     }
 
     /// Gives a new file what the old one of its name had.
@@ -79,8 +100,15 @@ impl Place<'_> {
         Ok(())
     }
 
-    fn name_it(&self, writer: &dyn FilesystemWrite, dir: Ino, ino: Ino, hidden: Option<&[u8]>) -> Result<()> {
-        if hidden.is_none() && self.old.is_none() {
+    fn name_it(
+        &self,
+        writer: &dyn FilesystemWrite,
+        dir: Ino,
+        ino: Ino,
+        hidden: Option<&[u8]>,
+        replace: bool,
+    ) -> Result<()> {
+        if hidden.is_none() && !replace {
             return writer.link(ino, dir, &self.name).map(drop);
         }
         let name = match hidden {
@@ -91,7 +119,7 @@ impl Place<'_> {
                 name
             }
         };
-        let mode = if self.old.is_some() { RenameMode::Replace } else { RenameMode::NoReplace };
+        let mode = if replace { RenameMode::Replace } else { RenameMode::NoReplace };
         let renamed = writer.rename(dir, &name, dir, &self.name, mode);
         if renamed.is_err() && hidden.is_none() {
             // The first error is the one to tell.
