@@ -99,6 +99,33 @@ fn a_large_thin_volume_is_zeroes_but_where_it_was_written() {
 }
 
 #[test]
+fn what_a_cache_holds_is_read_from_the_cache() {
+    const BLOCK: usize = 32 << 10;
+    let mut disks = disks();
+    let read = |disks: &Members| {
+        let stack = assemble(&sources(disks), &NoKeys).expect("assembles");
+        let mut bytes = vec![0; 2 << 20];
+        volume(&stack, "/dev/vg-0/cached").expect("cached").volume.device.read_at(&mut bytes, 0).expect("reads");
+        bytes
+    };
+    let before = read(&disks);
+    // The kernel has written every block back, so the origin's are changed here.
+    let text = String::from_utf8_lossy(&disks[0][..1 << 20]).into_owned();
+    let place = text.rsplit_once("\ncached_corig {").expect("the origin").1;
+    let place = place.split_once("\"pv0\", ").expect("its place").1;
+    let extent: usize = place.split(']').next().expect("a number").trim().parse().expect("a number");
+    let start = (1 << 20) + extent * (64 << 10);
+    disks[0][start..start + before.len()].iter_mut().for_each(|byte| *byte = !*byte);
+    let after = read(&disks);
+    let mut cached = 0;
+    for (old, new) in before.chunks(BLOCK).zip(after.chunks(BLOCK)) {
+        cached += usize::from(old == new);
+        assert!(old == new || old.iter().zip(new).all(|(old, new)| *old == !*new));
+    }
+    assert!((10..60).contains(&cached), "{cached} blocks");
+}
+
+#[test]
 fn metadata_that_go_on_at_the_beginning_of_their_area_are_read() {
     let disk = &disks()[0];
     let number = |at: usize| u64::from_le_bytes(disk[4096 + at..][..8].try_into().expect("8 bytes"));
