@@ -4,6 +4,8 @@ use guestctl::block::{BlockDevice, MemoryDevice};
 use guestctl::volume::Source;
 use sha2::{Digest, Sha256};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The bytes of the disks of a group.
@@ -11,7 +13,7 @@ pub type Members = Vec<Vec<u8>>;
 
 /// Unpacks the golden images of a kind, in the order of their names.
 pub fn golden(kind: &str) -> Vec<(String, Vec<u8>)> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/volumes/{kind}.tar.zst"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/volumes/{kind}.tar.zst"));
     let packed = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut decoder = zstd::Decoder::new(&packed[..]).expect("zstd");
     decoder.window_log_max(27).expect("a number that zstd takes");
@@ -39,6 +41,22 @@ pub fn sources(disks: &[Vec<u8>]) -> Vec<Source> {
         location: format!("disk {index}"),
     };
     disks.iter().enumerate().map(source).collect()
+}
+
+/// Writes disks into a folder, each to a file of its own that is sparse; returns their paths.
+pub fn save(disks: &[Vec<u8>], folder: &Path) -> Vec<PathBuf> {
+    const PIECE: usize = 64 << 10;
+    let zeroes = vec![0; PIECE];
+    let save = |(index, bytes): (usize, &Vec<u8>)| {
+        let path = folder.join(format!("disk-{index}"));
+        let file = std::fs::File::create(&path).expect("a new file");
+        file.set_len(bytes.len() as u64).expect("a new size");
+        for (at, piece) in bytes.chunks(PIECE).enumerate().filter(|(_, piece)| *piece != &zeroes[..piece.len()]) {
+            file.write_all_at(piece, (at * PIECE) as u64).expect("room");
+        }
+        path
+    };
+    disks.iter().enumerate().map(save).collect()
 }
 
 /// Returns the checksum of a device, read in pieces that fit no chunk.

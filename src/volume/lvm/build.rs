@@ -51,10 +51,8 @@ impl<'a> Builder<'a> {
             let origin = segment.section.text("origin").ok_or_else(|| corrupt("a snapshot has no origin".into()))?;
             let origin = self.volume(origin, 1)?;
             Arc::new(Snapshot::open(origin, device)?)
-        } else if let Some(segment) = group.merge_into(name) {
-            let store = segment.section.text("merging_store").unwrap_or_default();
-            let store = self.volume(store, 1)?;
-            Arc::new(Snapshot::open(device, store)?)
+        } else if group.merge_into(name).is_some() {
+            return Err(Error::unsupported("a volume that a snapshot is being merged into; let LVM finish first"));
         } else {
             device
         };
@@ -267,8 +265,7 @@ impl<'a> Builder<'a> {
     /// Returns the legs of a RAID volume; one that cannot be had is none.
     fn legs(&mut self, name: &str, segment: &Segment, each: u64, depth: usize) -> Result<Members> {
         let is_raid0 = segment.kind.starts_with("raid0");
-        let names: Vec<String> =
-            segment.section.texts(if is_raid0 { "raid0_lvs" } else { "raids" }).map(str::to_owned).collect();
+        let names: Vec<String> = leg_names(segment).map(str::to_owned).collect();
         let (metas, images): (Vec<_>, Vec<_>) = names.into_iter().partition(|leg| leg.contains("_rmeta_"));
         if images.is_empty() || images.len() > MAX_AREAS {
             return Err(corrupt(format!("{name} has {} legs", images.len())));
@@ -305,12 +302,10 @@ impl<'a> Builder<'a> {
         {
             return Err(Error::unsupported("a RAID volume that is being reshaped"));
         }
-        let is_raid0 = segment.kind.starts_with("raid0");
-        let listed = segment.section.texts(if is_raid0 { "raid0_lvs" } else { "raids" });
-        let count = listed.filter(|leg| !leg.contains("_rmeta_")).count();
+        let count = leg_names(segment).filter(|leg| !leg.contains("_rmeta_")).count();
         let chunk = segment.section.number("stripe_size").unwrap_or(0).checked_mul(512).unwrap_or(0);
         let (parities, algorithm) = match segment.kind.as_str() {
-            "raid4" | "raid5_0" => (1, parity::PARITY_FIRST),
+            "raid4" => (1, parity::PARITY_FIRST),
             "raid5_la" => (1, 0),
             "raid5_ra" => (1, 1),
             "raid5" | "raid5_ls" => (1, 2),
@@ -324,7 +319,6 @@ impl<'a> Builder<'a> {
             "raid6_ra_6" => (2, 17),
             "raid6_ls_6" => (2, 18),
             "raid6_rs_6" => (2, 19),
-            "raid6_0_6" => (2, 20),
             "raid1" => {
                 let legs = self.legs(name, segment, len, depth)?;
                 return enough(legs.iter().any(Option::is_some))
@@ -337,8 +331,11 @@ impl<'a> Builder<'a> {
                 let device = striped(segment, legs, each)?;
                 return Ok(Arc::new(ReadOnly(device)));
             }
-            "raid10" | "raid10_near" => {
-                let copies = segment.section.number("data_copies").unwrap_or(2).clamp(1, 255);
+            "raid10" => {
+                let copies = segment.section.number("data_copies").unwrap_or(2);
+                if copies != 2 {
+                    return Err(Error::unsupported(format!("raid10 of {copies} copies")));
+                }
                 let each = len.checked_mul(copies).map_or(0, |all| all.div_ceil(count.max(1) as u64));
                 let legs = self.legs(name, segment, each, depth)?;
                 let layout = raid10::Raid10::new(chunk, legs.len(), 1 << 8 | copies as u32, each)
@@ -394,6 +391,11 @@ impl<'a> Builder<'a> {
         };
         Ok(Some((part("metadata_start", "metadata_len")?, part("data_start", "data_len")?)))
     }
+}
+
+/// Returns the names of the legs of a RAID volume and of their metadata; RAID 0 without metadata has a list of its own.
+fn leg_names(segment: &Segment) -> impl Iterator<Item = &str> {
+    segment.section.texts("raids").chain(segment.section.texts("raid0_lvs"))
 }
 
 fn corrupt(detail: String) -> Error {

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use std::sync::Arc;
 
 const SUPERBLOCK_SEED: u32 = 9_031_977;
-const MAGIC: u64 = 6_142_003;
+/// The kernel writes it in octal.
+const MAGIC: u64 = 0o6_142_003;
 const ARRAY_SEED: u32 = 595_846_735;
 
 /// The most blocks of a cache: their map takes 64 MiB.
@@ -35,7 +36,7 @@ pub fn open(origin: SharedDevice, cache: Option<(SharedDevice, SharedDevice)>, m
         return Err(corrupt("its signature is wrong".into()));
     }
     let (version, incompatible) = (le32(&bytes, 40), le32(&bytes, 252));
-    if !matches!(version, 1 | 2) || incompatible != 0 {
+    if version != 2 || incompatible != 0 {
         return Err(Error::unsupported(format!("caches of version {version} with features {incompatible:#x}")));
     }
     let (block, count) = (u64::from(le32(&bytes, 232)) * 512, le32(&bytes, 240));
@@ -150,7 +151,7 @@ pub fn check_writecache(fast: &dyn BlockDevice) -> Result<()> {
     if le16(&header, 4) != 1 {
         return Err(Error::unsupported(format!("writecaches of version {}", le16(&header, 4))));
     }
-    let count = le64(&header, 16);
+    let (count, sequence) = (le64(&header, 16), le64(&header, 24));
     let end = count.checked_mul(16).and_then(|len| len.checked_add(ENTRIES)).filter(|&end| end <= fast.size());
     let end = end.ok_or_else(|| corrupt(format!("{count} entries")))?;
     let mut piece = vec![0; 1 << 20];
@@ -158,7 +159,8 @@ pub fn check_writecache(fast: &dyn BlockDevice) -> Result<()> {
     while at < end {
         let len = (end - at).min(piece.len() as u64) as usize;
         fast.read_at(&mut piece[..len], at)?;
-        if piece[..len].chunks_exact(16).any(|entry| le64(entry, 0) != u64::MAX) {
+        // An entry counts once the sequence that it was written in is over; those that are free have the last number.
+        if piece[..len].chunks_exact(16).any(|entry| le64(entry, 8) < sequence) {
             return Err(Error::unsupported("a writecache that holds what its origin lacks; let LVM flush it first"));
         }
         at += len as u64;
