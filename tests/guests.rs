@@ -244,6 +244,32 @@ fn a_guest_on_subvolumes_of_btrfs_is_one_tree() {
 }
 
 #[test]
+fn a_system_with_usr_on_a_filesystem_of_its_own_is_told_by_both() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let (root, usr) = (workspace.path("root.ext4"), workspace.path("usr.ext4"));
+    let uuids = ["11111111-2222-3333-4444-555555555555", "66666666-7777-8888-9999-aaaaaaaaaaaa"];
+    let fstab = format!("UUID={} / ext4 defaults 0 1\nUUID={} /usr ext4 defaults 0 2\n", uuids[0], uuids[1]);
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    let rest = workspace.folder("rest");
+    shell(&format!("mv {}/usr/* {}/", tree.display(), rest.display()));
+    for (image, uuid, content) in [(&root, uuids[0], &tree), (&usr, uuids[1], &rest)] {
+        shell(&format!("mke2fs -q -t ext4 -U {uuid} -d {} {} 16M", content.display(), image.display()));
+    }
+    let told = inspect(&["--json"], &disk(&workspace, &[root, usr]));
+    let systems = told["systems"].as_array().expect("a list");
+    assert_eq!(systems.len(), 1, "{systems:#?}");
+    let system = &systems[0];
+    assert_eq!(mounts(system), ["/ /dev/sda2", "/usr /dev/sda3"]);
+    let expected = [("distro", "debian"), ("arch", "x86_64"), ("osinfo", "debian12"), ("hostname", "guest")];
+    for (name, value) in expected {
+        assert_eq!(system[name], value, "{name}");
+    }
+    assert_eq!(system["product_name"], "Debian GNU/Linux 12 (bookworm)");
+}
+
+#[test]
 fn many_images_are_inspected_and_one_that_fails_stops_none() {
     let Some(workspace) = ready("xfs") else { return };
     let tree = workspace.folder("tree");

@@ -21,6 +21,9 @@ const MAX_SUBVOLUMES: usize = 64;
 /// How libguestfs names a subvolume of a Btrfs filesystem: `btrfsvol:/dev/sda2/@home`.
 const BTRFS_VOLUME: &str = "btrfsvol:";
 
+/// Folders whose files say what a system is. A look at the root filesystem alone misses those that are mounted.
+const DESCRIBING: [&[u8]; 3] = [b"/etc", b"/usr", b"/var"];
+
 /// A root that was found.
 #[derive(Clone, Debug)]
 pub struct Root {
@@ -168,7 +171,9 @@ impl Guestfs {
                     for (candidate, system) in found {
                         let assembly = inspect::assemble(&candidate, &devices);
                         let RootCandidate { device, subvolume, .. } = candidate;
-                        roots.push(Root { device, subvolume, system, assembly });
+                        let mut root = Root { device, subvolume, system, assembly };
+                        self.look_again(&mut root);
+                        roots.push(root);
                     }
                 }
                 Err(error) => log::warn!("{error}"),
@@ -216,6 +221,21 @@ impl Guestfs {
         let Some(system) = inspect::look(&tree)? else { return Ok(None) };
         let candidate = RootCandidate::new(&held.volume.name, subvolume, &tree, &system);
         Ok(Some((candidate, system)))
+    }
+
+    /// Describes a system anew by its whole tree, where what describes it lies on filesystems of their own: a separate `/usr`
+    /// holds os-release and the programs.
+    fn look_again(&self, root: &mut Root) {
+        let describes = |placed: &Placed| DESCRIBING.contains(&placed.mountpoint.as_slice());
+        if !root.assembly.mounts.iter().any(describes) {
+            return;
+        }
+        match self.tree_of_root(root).and_then(|tree| inspect::look(&tree)) {
+            // The tree begins at the deployment, so it is not found anew below.
+            Ok(Some(system)) => root.system = System { deployment: root.system.deployment.take(), ..system },
+            Ok(None) => {}
+            Err(error) => log::warn!("{}: described by its root filesystem alone: {error}", root.name()),
+        }
     }
 
     /// Mounts a root as its system has it: what its fstab names, nearest to the root first. What is missing is said in the
