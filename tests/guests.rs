@@ -270,6 +270,51 @@ fn a_system_with_usr_on_a_filesystem_of_its_own_is_told_by_both() {
 }
 
 #[test]
+fn a_windows_is_told_through_the_calls_of_libguestfs_and_its_hibernation_is_warned_of() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    let hives = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/inspect/windows");
+    for (path, hive) in [
+        ("Windows/system32/config/SOFTWARE", "SOFTWARE"),
+        ("Windows/system32/config/System", "SYSTEM"),
+        ("Windows/system32/config/SAM", "SAM"),
+        ("Boot/BCD", "BCD"),
+    ] {
+        fs::create_dir_all(tree.join(path).parent().expect("a folder")).expect("made");
+        fs::copy(hives.join(hive), tree.join(path)).expect("copied");
+    }
+    fs::write(tree.join("hiberfil.sys"), "hibr....").expect("written");
+    let (root, disk, data) = (workspace.ext4_image("root", &tree), workspace.path("disk"), workspace.path("data"));
+    // The fixture's registry has a partition of this MBR as D:, and of this GPT as C:.
+    let table = "label: dos\\nlabel-id: 0x1234abcd\\nstart=1MiB, size=32MiB, type=7\\n";
+    let second = "label: gpt\\nsize=1MiB, uuid=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\\n";
+    for (image, table, size) in [(&disk, table, 34), (&data, second, 4)] {
+        let image = image.display();
+        shell(&format!(
+            "truncate -s {size}M {image}; printf '{table}' | sfdisk -q --no-reread --no-tell-kernel {image}"
+        ));
+    }
+    shell(&format!("dd if={} of={} bs=1M seek=1 conv=notrunc status=none", root.display(), disk.display()));
+    let mut guest = Guestfs::new().expect("a handle");
+    for drive in [&disk, &data] {
+        guest.add_drive_ro(drive.to_str().expect("plain")).expect("added");
+    }
+    guest.launch().expect("launched");
+    assert_eq!(guest.inspect_os().expect("inspected"), ["/dev/sda1"]);
+    let root = "/dev/sda1";
+    assert_eq!(guest.inspect_get_type(root).expect("known"), "windows");
+    assert_eq!(guest.inspect_get_product_name(root).expect("known"), "Windows 11 Pro");
+    assert_eq!(guest.inspect_get_windows_systemroot(root).expect("known"), "/Windows");
+    assert_eq!(guest.inspect_get_windows_current_control_set(root).expect("known"), "ControlSet002");
+    let drives = guest.inspect_get_drive_mappings(root).expect("known");
+    assert_eq!(drives, [('C', "/dev/sdb1".to_owned()), ('D', "/dev/sda1".to_owned())]);
+    let (code, printed, said) = guestctl(&[OsStr::new("inspect"), disk.as_os_str()]);
+    let page = String::from_utf8(printed).expect("text");
+    assert_eq!(code, 0, "{said}");
+    assert!(page.contains("Windows 11 Pro") && page.contains("Windows is hibernated"), "{page}");
+}
+
+#[test]
 fn many_images_are_inspected_and_one_that_fails_stops_none() {
     let Some(workspace) = ready("xfs") else { return };
     let tree = workspace.folder("tree");
