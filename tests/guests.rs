@@ -270,6 +270,57 @@ fn a_system_with_usr_on_a_filesystem_of_its_own_is_told_by_both() {
 }
 
 #[test]
+fn two_systems_on_a_disk_have_a_folder_each_and_are_chosen_by_their_device() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let home = workspace.folder("people");
+    fs::create_dir_all(home.join("ann")).expect("made");
+    fs::write(home.join("ann/notes"), "notes\n").expect("written");
+    let make = |name: &str, content: &Path| {
+        let image = workspace.path(name);
+        shell(&format!("mke2fs -q -t ext4 -L {name} -d {} {} 16M", content.display(), image.display()));
+        image
+    };
+    fs::write(tree.join("etc/fstab"), "LABEL=first / ext4 defaults 0 1\n").expect("written");
+    let first = make("first", &tree);
+    fs::write(tree.join("etc/hostname"), "other\n").expect("written");
+    let fstab = "LABEL=second / ext4 defaults 0 1\nLABEL=home /home ext4 defaults 0 2\n";
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    let second = make("second", &tree);
+    let disk = disk(&workspace, &[first, second, make("home", &home)]);
+    let told = inspect(&["--json"], &disk);
+    let systems: Vec<_> = told["systems"].as_array().expect("a list").iter().collect();
+    let names: Vec<_> = systems.iter().map(|system| (&system["root"], &system["hostname"])).collect();
+    let expected = [("/dev/sda2", "guest"), ("/dev/sda3", "other")].map(|(a, b)| (Value::from(a), Value::from(b)));
+    assert_eq!(names, expected.each_ref().map(|(root, hostname)| (root, hostname)));
+    assert_eq!(mounts(systems[1]), ["/ /dev/sda3", "/home /dev/sda4"]);
+    let path = disk.to_str().expect("plain");
+    for (options, file, text) in [
+        (&["--root", "/dev/sda2"][..], "/etc/hostname", "guest\n"),
+        (&["--root", "/dev/sda3"], "/etc/hostname", "other\n"),
+        (&["--root", "/dev/sda3"], "/home/ann/notes", "notes\n"),
+        (&[], "/sda2/etc/hostname", "guest\n"),
+        (&[], "/sda3/etc/hostname", "other\n"),
+        (&[], "/sda3/home/ann/notes", "notes\n"),
+    ] {
+        let (code, printed, said) = guestctl(&[&["cat"], options, &[path, file]].concat());
+        assert_eq!((code, String::from_utf8_lossy(&printed).as_ref()), (0, text), "{options:?} {file}: {said}");
+    }
+    for (options, expected) in [(&["--root", "/dev/sda4"][..], 7), (&["--layout", "os"], 2)] {
+        let (code, _, said) = guestctl(&[&["cat"], options, &[path, "/etc/hostname"]].concat());
+        assert_eq!(code, expected, "{said}");
+        assert!(said.contains("/dev/sda2, /dev/sda3"), "{said}");
+    }
+    let mounted = workspace.mount("mnt", disk.as_os_str(), &[]);
+    assert_eq!(shell(&format!("ls {}", mounted.folder.display())), "sda2\nsda3");
+    mounted.umount();
+    let mounted = workspace.mount("mnt2", disk.as_os_str(), &["--root", "/dev/sda3"]);
+    assert_eq!(shell(&format!("cat {0}/etc/hostname {0}/home/ann/notes", mounted.folder.display())), "other\nnotes");
+    mounted.umount();
+}
+
+#[test]
 fn a_windows_is_told_through_the_calls_of_libguestfs_and_its_hibernation_is_warned_of() {
     let Some(workspace) = ready("xfs") else { return };
     let tree = workspace.folder("tree");

@@ -130,6 +130,17 @@ impl Root {
     pub fn name(&self) -> String {
         mountable_name(&self.device, self.subvolume.as_deref())
     }
+
+    /// Returns the name of the folder that shows it beside other systems: `sda2`, `vg-root`, `sda2:@`.
+    pub(super) fn folder(&self) -> Vec<u8> {
+        let mut name = self.device.strip_prefix("/dev/").unwrap_or(&self.device).as_bytes().to_vec();
+        if let Some(subvolume) = &self.subvolume {
+            name.push(b':');
+            name.extend_from_slice(subvolume);
+        }
+        name.iter_mut().filter(|byte| **byte == b'/').for_each(|byte| *byte = b'-');
+        name
+    }
 }
 
 /// Returns the subvolume that a mount shows.
@@ -244,12 +255,18 @@ impl Guestfs {
     /// # Errors
     /// Those of mounting the root itself.
     pub fn mount_root(&mut self, root: &Root, writable: bool) -> Result<()> {
+        self.mount_root_on(b"", root, writable)
+    }
+
+    /// Mounts a root as [`mount_root`](Self::mount_root) does, on a folder: an absolute path, or nothing for the root of the
+    /// tree.
+    pub(super) fn mount_root_on(&mut self, folder: &[u8], root: &Root, writable: bool) -> Result<()> {
         for missing in &root.assembly.missing {
             log::warn!("{missing}");
         }
         let mut first = true;
         for placed in &root.assembly.mounts {
-            let mounted = self.mount_placed(placed, writable);
+            let mounted = self.mount_placed(folder, placed, writable);
             match mounted {
                 Err(error) if first => return Err(error),
                 Err(error) => log::warn!("left out: {error}"),
@@ -260,9 +277,9 @@ impl Guestfs {
         Ok(())
     }
 
-    fn mount_placed(&mut self, placed: &Placed, writable: bool) -> Result<()> {
+    fn mount_placed(&mut self, below: &[u8], placed: &Placed, writable: bool) -> Result<()> {
         use std::os::unix::ffi::OsStrExt;
-        let mountpoint = std::ffi::OsStr::from_bytes(&placed.mountpoint).to_owned();
+        let mountpoint = [below, &placed.mountpoint].concat();
         let subvolume = subvolume_of(placed);
         let launched = self.launched()?;
         let held = launched.held(&placed.device)?;
@@ -270,12 +287,13 @@ impl Guestfs {
         let writable = writable && launched.is_writable(held) && crate::fs::has_writer(kind);
         let folder = placed.folder.as_deref().filter(|folder| !folder.is_empty() && *folder != b"/");
         let Some(folder) = folder else {
+            let mountpoint = std::ffi::OsStr::from_bytes(&mountpoint);
             return self.mount_subvolume(&placed.device, mountpoint, subvolume.as_ref(), writable);
         };
         let filesystem = launched.filesystem(held, subvolume.as_ref(), &self.fs_options(), writable)?;
         let device = held.volume.name.clone();
         let shown: Arc<dyn Filesystem> = Arc::new(Subtree::open(filesystem, folder)?);
-        self.mount_filesystem(device, placed.mountpoint.clone(), shown)
+        self.mount_filesystem(device, mountpoint, shown)
     }
 
     /// Finds the operating systems; returns the names of their roots: a device, or `btrfsvol:DEVICE/SUBVOLUME`.
