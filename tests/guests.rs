@@ -321,6 +321,44 @@ fn two_systems_on_a_disk_have_a_folder_each_and_are_chosen_by_their_device() {
 }
 
 #[test]
+fn a_second_system_in_a_subvolume_is_found_beside_that_of_the_default_one() {
+    let Some(workspace) = ready("btrfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let image = workspace.path("two.btrfs");
+    shell(&format!("truncate -s 256M {0}; mkfs.btrfs -q -L two {0}", image.display()));
+    // Once the top level is the default, then a subvolume is.
+    fs::write(tree.join("etc/fstab"), "LABEL=two / btrfs defaults 0 0\n").expect("written");
+    let fill = |place: &str| format!("cp -a {}/. {place}/", tree.display());
+    within(&workspace, &image, &format!("{}; btrfs subvolume snapshot . before >/dev/null", fill(".")));
+    fs::write(tree.join("etc/hostname"), "other\n").expect("written");
+    fs::write(tree.join("etc/fstab"), "LABEL=two / btrfs subvol=@other 0 0\n").expect("written");
+    let other = format!(
+        "btrfs subvolume create @other >/dev/null; {}; btrfs subvolume snapshot @other @old >/dev/null",
+        fill("@other")
+    );
+    within(&workspace, &image, &other);
+    let roots = |image: &Path| -> Vec<String> {
+        let told = inspect(&["--json"], image);
+        let systems = told["systems"].as_array().expect("a list").iter();
+        let name = |value: &Value| value.as_str().expect("text").to_owned();
+        systems.map(|system| format!("{} {}", name(&system["root"]), name(&system["hostname"]))).collect()
+    };
+    assert_eq!(roots(&image), ["/dev/sda guest", "btrfsvol:/dev/sda/@other other"]);
+    let mounted = workspace.mount("mnt", image.as_os_str(), &[]);
+    let names = shell(&format!("cd {}; ls; cat sda*/etc/hostname", mounted.folder.display()));
+    assert_eq!(names, "sda\nsda:@other\nguest\nother");
+    mounted.umount();
+    // The top level's system goes, and @other is the default: it is told once, and its snapshot is still none.
+    within(
+        &workspace,
+        &image,
+        "btrfs subvolume set-default @other; btrfs subvolume delete before >/dev/null; rm -r etc",
+    );
+    assert_eq!(roots(&image), ["/dev/sda other"]);
+}
+
+#[test]
 fn a_windows_is_told_through_the_calls_of_libguestfs_and_its_hibernation_is_warned_of() {
     let Some(workspace) = ready("xfs") else { return };
     let tree = workspace.folder("tree");

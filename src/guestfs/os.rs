@@ -6,8 +6,8 @@ use crate::fs::btrfs::{Btrfs, Subvolume};
 use crate::fs::probe::Usage;
 use crate::fs::{Filesystem, StatFs};
 use crate::inspect::{
-    self, Assembly, Container, Details, DeviceId, DriveMapping, MountEntry, Package, Packages, Placed, RootCandidate,
-    Subtree, System,
+    self, Assembly, Container, Details, DeviceId, DriveMapping, Package, Packages, Placed, RootCandidate, Subtree,
+    System,
 };
 use crate::tree::{Mount, Tree};
 use crate::volume::{PartitionType, VolumeKind};
@@ -149,11 +149,16 @@ fn subvolume_of(placed: &Placed) -> Option<Subvolume> {
 }
 
 /// Says whether a root in a subvolume is a snapshot of another: its fstab takes another one for the root, and that one is
-/// a root too.
-fn is_snapshot(candidate: &RootCandidate, all: &[(RootCandidate, System)]) -> bool {
-    let own = candidate.subvolume.as_deref();
-    let root = candidate.mounts.iter().rev().find(|entry| entry.mountpoint == b"/").and_then(MountEntry::subvolume);
-    root.is_some() && own != root && all.iter().any(|(other, _)| other.subvolume.as_deref() == root)
+/// a root too. `default` is the path of the default subvolume, which a root without a path lies in.
+fn is_snapshot(candidate: &RootCandidate, all: &[(RootCandidate, System)], default: &[u8]) -> bool {
+    let own = candidate.subvolume.as_deref().unwrap_or(default);
+    let Some(entry) = candidate.mounts.iter().rev().find(|entry| entry.mountpoint == b"/") else { return false };
+    if entry.subvolume_id().is_some() {
+        return false;
+    }
+    // The top level has no path, and fstab calls it a slash.
+    let root = entry.subvolume().map_or(default, |path| path.strip_prefix(b"/").unwrap_or(path));
+    own != root && all.iter().any(|(other, _)| other.subvolume.as_deref().unwrap_or(default) == root)
 }
 
 fn alone(filesystem: Arc<dyn Filesystem>, source: &str) -> Result<Tree> {
@@ -195,14 +200,28 @@ impl Guestfs {
 
     fn roots_on(&self, held: &Held, is_btrfs: bool) -> Result<Vec<(RootCandidate, System)>> {
         let device = &held.volume.name;
-        if let Some(found) = self.root_in(held, None)? {
-            return Ok(vec![found]);
-        }
+        let mut found: Vec<_> = self.root_in(held, None)?.into_iter().collect();
         if !is_btrfs {
-            return Ok(Vec::new());
+            return Ok(found);
         }
-        // A subvolume that is not the default may be the root: `@`, `root`, `@rootfs`.
+        match self.roots_in_subvolumes(held, &mut found) {
+            Err(error) if found.is_empty() => return Err(error),
+            Err(error) => log::warn!("{device}: its subvolumes are not looked at: {error}"),
+            Ok(()) => {}
+        }
+        Ok(found)
+    }
+
+    /// Adds the roots in subvolumes that are not the default: `@`, `root`, `@rootfs`. A snapshot of a root is none.
+    fn roots_in_subvolumes(&self, held: &Held, found: &mut Vec<(RootCandidate, System)>) -> Result<()> {
+        let device = &held.volume.name;
         let launched = self.launched()?;
+        let filesystem =
+            Btrfs::open(Arc::clone(&held.volume.device), &launched.members(held), None, &self.fs_options())?;
+        let default = filesystem.default_subvolume()?;
+        let subvolumes = filesystem.subvolumes()?;
+        let default = subvolumes.iter().find(|subvolume| subvolume.id == default);
+        let default = default.map_or_else(Vec::new, |subvolume| subvolume.path.clone());
         let top = launched.filesystem(held, Some(&Subvolume::Id(5)), &self.fs_options(), false)?;
         let tree = alone(top, device)?;
         let mut names = Vec::new();
@@ -210,18 +229,18 @@ impl Guestfs {
             names.push(entry.name.to_vec());
             if names.len() < MAX_SUBVOLUMES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        let mut found = Vec::new();
-        for name in names {
+        let is_known = !found.is_empty();
+        for name in names.into_iter().filter(|name| !is_known || *name != default) {
             match self.root_in(held, Some(&name)) {
                 Ok(root) => found.extend(root),
                 Err(error) if matches!(error.root(), Error::NotFound(_)) => {}
                 Err(error) => log::debug!("{device}: {}: {error}", name.escape_ascii()),
             }
         }
-        let snapshots: Vec<bool> = found.iter().map(|(candidate, _)| is_snapshot(candidate, &found)).collect();
+        let snapshots: Vec<bool> = found.iter().map(|(candidate, _)| is_snapshot(candidate, found, &default)).collect();
         let mut snapshots = snapshots.into_iter();
         found.retain(|_| !snapshots.next().unwrap_or(false));
-        Ok(found)
+        Ok(())
     }
 
     fn root_in(&self, held: &Held, subvolume: Option<&[u8]>) -> Result<Option<(RootCandidate, System)>> {
