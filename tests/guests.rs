@@ -244,6 +244,166 @@ fn a_guest_on_subvolumes_of_btrfs_is_one_tree() {
 }
 
 #[test]
+fn a_system_with_usr_on_a_filesystem_of_its_own_is_told_by_both() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let (root, usr) = (workspace.path("root.ext4"), workspace.path("usr.ext4"));
+    let uuids = ["11111111-2222-3333-4444-555555555555", "66666666-7777-8888-9999-aaaaaaaaaaaa"];
+    let fstab = format!("UUID={} / ext4 defaults 0 1\nUUID={} /usr ext4 defaults 0 2\n", uuids[0], uuids[1]);
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    let rest = workspace.folder("rest");
+    shell(&format!("mv {}/usr/* {}/", tree.display(), rest.display()));
+    for (image, uuid, content) in [(&root, uuids[0], &tree), (&usr, uuids[1], &rest)] {
+        shell(&format!("mke2fs -q -t ext4 -U {uuid} -d {} {} 16M", content.display(), image.display()));
+    }
+    let told = inspect(&["--json"], &disk(&workspace, &[root, usr]));
+    let systems = told["systems"].as_array().expect("a list");
+    assert_eq!(systems.len(), 1, "{systems:#?}");
+    let system = &systems[0];
+    assert_eq!(mounts(system), ["/ /dev/sda2", "/usr /dev/sda3"]);
+    let expected = [("distro", "debian"), ("arch", "x86_64"), ("osinfo", "debian12"), ("hostname", "guest")];
+    for (name, value) in expected {
+        assert_eq!(system[name], value, "{name}");
+    }
+    assert_eq!(system["product_name"], "Debian GNU/Linux 12 (bookworm)");
+}
+
+#[test]
+fn two_systems_on_a_disk_have_a_folder_each_and_are_chosen_by_their_device() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let home = workspace.folder("people");
+    fs::create_dir_all(home.join("ann")).expect("made");
+    fs::write(home.join("ann/notes"), "notes\n").expect("written");
+    let make = |name: &str, content: &Path| {
+        let image = workspace.path(name);
+        shell(&format!("mke2fs -q -t ext4 -L {name} -d {} {} 16M", content.display(), image.display()));
+        image
+    };
+    fs::write(tree.join("etc/fstab"), "LABEL=first / ext4 defaults 0 1\n").expect("written");
+    let first = make("first", &tree);
+    fs::write(tree.join("etc/hostname"), "other\n").expect("written");
+    let fstab = "LABEL=second / ext4 defaults 0 1\nLABEL=home /home ext4 defaults 0 2\n";
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    let second = make("second", &tree);
+    let disk = disk(&workspace, &[first, second, make("home", &home)]);
+    let told = inspect(&["--json"], &disk);
+    let systems: Vec<_> = told["systems"].as_array().expect("a list").iter().collect();
+    let names: Vec<_> = systems.iter().map(|system| (&system["root"], &system["hostname"])).collect();
+    let expected = [("/dev/sda2", "guest"), ("/dev/sda3", "other")].map(|(a, b)| (Value::from(a), Value::from(b)));
+    assert_eq!(names, expected.each_ref().map(|(root, hostname)| (root, hostname)));
+    assert_eq!(mounts(systems[1]), ["/ /dev/sda3", "/home /dev/sda4"]);
+    let path = disk.to_str().expect("plain");
+    for (options, file, text) in [
+        (&["--root", "/dev/sda2"][..], "/etc/hostname", "guest\n"),
+        (&["--root", "/dev/sda3"], "/etc/hostname", "other\n"),
+        (&["--root", "/dev/sda3"], "/home/ann/notes", "notes\n"),
+        (&[], "/sda2/etc/hostname", "guest\n"),
+        (&[], "/sda3/etc/hostname", "other\n"),
+        (&[], "/sda3/home/ann/notes", "notes\n"),
+    ] {
+        let (code, printed, said) = guestctl(&[&["cat"], options, &[path, file]].concat());
+        assert_eq!((code, String::from_utf8_lossy(&printed).as_ref()), (0, text), "{options:?} {file}: {said}");
+    }
+    for (options, expected) in [(&["--root", "/dev/sda4"][..], 7), (&["--layout", "os"], 2)] {
+        let (code, _, said) = guestctl(&[&["cat"], options, &[path, "/etc/hostname"]].concat());
+        assert_eq!(code, expected, "{said}");
+        assert!(said.contains("/dev/sda2, /dev/sda3"), "{said}");
+    }
+    let mounted = workspace.mount("mnt", disk.as_os_str(), &[]);
+    assert_eq!(shell(&format!("ls {}", mounted.folder.display())), "sda2\nsda3");
+    mounted.umount();
+    let mounted = workspace.mount("mnt2", disk.as_os_str(), &["--root", "/dev/sda3"]);
+    assert_eq!(shell(&format!("cat {0}/etc/hostname {0}/home/ann/notes", mounted.folder.display())), "other\nnotes");
+    mounted.umount();
+}
+
+#[test]
+fn a_second_system_in_a_subvolume_is_found_beside_that_of_the_default_one() {
+    let Some(workspace) = ready("btrfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let image = workspace.path("two.btrfs");
+    shell(&format!("truncate -s 256M {0}; mkfs.btrfs -q -L two {0}", image.display()));
+    // Once the top level is the default, then a subvolume is.
+    fs::write(tree.join("etc/fstab"), "LABEL=two / btrfs defaults 0 0\n").expect("written");
+    let fill = |place: &str| format!("cp -a {}/. {place}/", tree.display());
+    within(&workspace, &image, &format!("{}; btrfs subvolume snapshot . before >/dev/null", fill(".")));
+    fs::write(tree.join("etc/hostname"), "other\n").expect("written");
+    fs::write(tree.join("etc/fstab"), "LABEL=two / btrfs subvol=@other 0 0\n").expect("written");
+    let other = format!(
+        "btrfs subvolume create @other >/dev/null; {}; btrfs subvolume snapshot @other @old >/dev/null",
+        fill("@other")
+    );
+    within(&workspace, &image, &other);
+    let roots = |image: &Path| -> Vec<String> {
+        let told = inspect(&["--json"], image);
+        let systems = told["systems"].as_array().expect("a list").iter();
+        let name = |value: &Value| value.as_str().expect("text").to_owned();
+        systems.map(|system| format!("{} {}", name(&system["root"]), name(&system["hostname"]))).collect()
+    };
+    assert_eq!(roots(&image), ["/dev/sda guest", "btrfsvol:/dev/sda/@other other"]);
+    let mounted = workspace.mount("mnt", image.as_os_str(), &[]);
+    let names = shell(&format!("cd {}; ls; cat sda*/etc/hostname", mounted.folder.display()));
+    assert_eq!(names, "sda\nsda:@other\nguest\nother");
+    mounted.umount();
+    // The top level's system goes, and @other is the default: it is told once, and its snapshot is still none.
+    within(
+        &workspace,
+        &image,
+        "btrfs subvolume set-default @other; btrfs subvolume delete before >/dev/null; rm -r etc",
+    );
+    assert_eq!(roots(&image), ["/dev/sda other"]);
+}
+
+#[test]
+fn a_windows_is_told_through_the_calls_of_libguestfs_and_its_hibernation_is_warned_of() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    let hives = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/inspect/windows");
+    for (path, hive) in [
+        ("Windows/system32/config/SOFTWARE", "SOFTWARE"),
+        ("Windows/system32/config/System", "SYSTEM"),
+        ("Windows/system32/config/SAM", "SAM"),
+        ("Boot/BCD", "BCD"),
+    ] {
+        fs::create_dir_all(tree.join(path).parent().expect("a folder")).expect("made");
+        fs::copy(hives.join(hive), tree.join(path)).expect("copied");
+    }
+    fs::write(tree.join("hiberfil.sys"), "hibr....").expect("written");
+    let (root, disk, data) = (workspace.ext4_image("root", &tree), workspace.path("disk"), workspace.path("data"));
+    // The fixture's registry has a partition of this MBR as D:, and of this GPT as C:.
+    let table = "label: dos\\nlabel-id: 0x1234abcd\\nstart=1MiB, size=32MiB, type=7\\n";
+    let second = "label: gpt\\nsize=1MiB, uuid=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\\n";
+    for (image, table, size) in [(&disk, table, 34), (&data, second, 4)] {
+        let image = image.display();
+        shell(&format!(
+            "truncate -s {size}M {image}; printf '{table}' | sfdisk -q --no-reread --no-tell-kernel {image}"
+        ));
+    }
+    shell(&format!("dd if={} of={} bs=1M seek=1 conv=notrunc status=none", root.display(), disk.display()));
+    let mut guest = Guestfs::new().expect("a handle");
+    for drive in [&disk, &data] {
+        guest.add_drive_ro(drive.to_str().expect("plain")).expect("added");
+    }
+    guest.launch().expect("launched");
+    assert_eq!(guest.inspect_os().expect("inspected"), ["/dev/sda1"]);
+    let root = "/dev/sda1";
+    assert_eq!(guest.inspect_get_type(root).expect("known"), "windows");
+    assert_eq!(guest.inspect_get_product_name(root).expect("known"), "Windows 11 Pro");
+    assert_eq!(guest.inspect_get_windows_systemroot(root).expect("known"), "/Windows");
+    assert_eq!(guest.inspect_get_windows_current_control_set(root).expect("known"), "ControlSet002");
+    let drives = guest.inspect_get_drive_mappings(root).expect("known");
+    assert_eq!(drives, [('C', "/dev/sdb1".to_owned()), ('D', "/dev/sda1".to_owned())]);
+    let (code, printed, said) = guestctl(&[OsStr::new("inspect"), disk.as_os_str()]);
+    let page = String::from_utf8(printed).expect("text");
+    assert_eq!(code, 0, "{said}");
+    assert!(page.contains("Windows 11 Pro") && page.contains("Windows is hibernated"), "{page}");
+}
+
+#[test]
 fn many_images_are_inspected_and_one_that_fails_stops_none() {
     let Some(workspace) = ready("xfs") else { return };
     let tree = workspace.folder("tree");

@@ -127,7 +127,8 @@ pub(super) struct Choosing {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LayoutArg {
-    /// As the guest's system has it where there is one; else one filesystem is the tree, and several give a folder for each
+    /// As the guest's system has it where there is one; several systems, or several filesystems without one, give a folder for
+    /// each; else one filesystem is the tree
     Auto,
     /// As the guest's own system has it
     Os,

@@ -22,8 +22,8 @@ use std::sync::{Arc, Weak};
 
 /// Mount a disk image on a folder
 ///
-/// The tree is the guest's own, as its system mounts it, where there is one operating system; else that of the image's one
-/// filesystem; several filesystems give a folder for each. IMAGE is a file in any format
+/// The tree is the guest's own, as its system mounts it, where there is one operating system; several have a folder each.
+/// Without one it is that of the image's one filesystem, or has a folder for each. IMAGE is a file in any format
 /// that is known (the format is told by its contents), a block device, or an NBD URI: nbd://host[:port]/export,
 /// nbds://host/export, nbd+unix:///export?socket=PATH. A mount is read-only unless --rw or --overlay is
 /// given; without --rw, not one byte of the image changes.

@@ -8,8 +8,9 @@ use std::str::FromStr;
 /// What the tree of an image looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
-    /// The guest's own tree where there is exactly one system, else as [`Devices`](Self::Devices); the tree of the only
-    /// filesystem where there is just one.
+    /// The guest's own tree where there is exactly one system; a folder for each system where there are several, named by
+    /// the device of its root, with its own tree. Without a system, the tree of the only filesystem, or as
+    /// [`Devices`](Self::Devices) where there are several.
     #[default]
     Auto,
     /// The tree as the guest's system has it.
@@ -79,10 +80,27 @@ impl Guestfs {
                         format!("there are several operating systems; choose by --root: {}", names.join(", ")).into(),
                     ));
                 }
-                _ => {}
+                ([], _) => {}
+                (several, _) => return self.mount_systems(several, writable),
             }
         }
         self.mount_devices(layout, writable)
+    }
+
+    /// Mounts several systems, each on a folder of its own.
+    fn mount_systems(&mut self, roots: &[super::Root], writable: bool) -> Result<()> {
+        let mut failed = None;
+        let mut some = false;
+        for root in roots {
+            match self.mount_root_on(&[b"/", root.folder().as_slice()].concat(), root, writable) {
+                Ok(()) => some = true,
+                Err(error) => {
+                    log::warn!("{}: skipped: {error}", root.name());
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.filter(|_| !some).map_or(Ok(()), Err)
     }
 
     fn mount_devices(&mut self, layout: Layout, writable: bool) -> Result<()> {

@@ -6,8 +6,8 @@ use crate::fs::btrfs::{Btrfs, Subvolume};
 use crate::fs::probe::Usage;
 use crate::fs::{Filesystem, StatFs};
 use crate::inspect::{
-    self, Assembly, Container, Details, DeviceId, DriveMapping, MountEntry, Package, Packages, Placed, RootCandidate,
-    Subtree, System,
+    self, Assembly, Container, Details, DeviceId, DriveMapping, Package, Packages, Placed, RootCandidate, Subtree,
+    System,
 };
 use crate::tree::{Mount, Tree};
 use crate::volume::{PartitionType, VolumeKind};
@@ -20,6 +20,9 @@ const MAX_SUBVOLUMES: usize = 64;
 
 /// How libguestfs names a subvolume of a Btrfs filesystem: `btrfsvol:/dev/sda2/@home`.
 const BTRFS_VOLUME: &str = "btrfsvol:";
+
+/// Folders whose files say what a system is. A look at the root filesystem alone misses those that are mounted.
+const DESCRIBING: [&[u8]; 3] = [b"/etc", b"/usr", b"/var"];
 
 /// A root that was found.
 #[derive(Clone, Debug)]
@@ -127,6 +130,17 @@ impl Root {
     pub fn name(&self) -> String {
         mountable_name(&self.device, self.subvolume.as_deref())
     }
+
+    /// Returns the name of the folder that shows it beside other systems: `sda2`, `vg-root`, `sda2:@`.
+    pub(super) fn folder(&self) -> Vec<u8> {
+        let mut name = self.device.strip_prefix("/dev/").unwrap_or(&self.device).as_bytes().to_vec();
+        if let Some(subvolume) = &self.subvolume {
+            name.push(b':');
+            name.extend_from_slice(subvolume);
+        }
+        name.iter_mut().filter(|byte| **byte == b'/').for_each(|byte| *byte = b'-');
+        name
+    }
 }
 
 /// Returns the subvolume that a mount shows.
@@ -135,11 +149,16 @@ fn subvolume_of(placed: &Placed) -> Option<Subvolume> {
 }
 
 /// Says whether a root in a subvolume is a snapshot of another: its fstab takes another one for the root, and that one is
-/// a root too.
-fn is_snapshot(candidate: &RootCandidate, all: &[(RootCandidate, System)]) -> bool {
-    let own = candidate.subvolume.as_deref();
-    let root = candidate.mounts.iter().rev().find(|entry| entry.mountpoint == b"/").and_then(MountEntry::subvolume);
-    root.is_some() && own != root && all.iter().any(|(other, _)| other.subvolume.as_deref() == root)
+/// a root too. `default` is the path of the default subvolume, which a root without a path lies in.
+fn is_snapshot(candidate: &RootCandidate, all: &[(RootCandidate, System)], default: &[u8]) -> bool {
+    let own = candidate.subvolume.as_deref().unwrap_or(default);
+    let Some(entry) = candidate.mounts.iter().rev().find(|entry| entry.mountpoint == b"/") else { return false };
+    if entry.subvolume_id().is_some() {
+        return false;
+    }
+    // The top level has no path, and fstab calls it a slash.
+    let root = entry.subvolume().map_or(default, |path| path.strip_prefix(b"/").unwrap_or(path));
+    own != root && all.iter().any(|(other, _)| other.subvolume.as_deref().unwrap_or(default) == root)
 }
 
 fn alone(filesystem: Arc<dyn Filesystem>, source: &str) -> Result<Tree> {
@@ -168,7 +187,9 @@ impl Guestfs {
                     for (candidate, system) in found {
                         let assembly = inspect::assemble(&candidate, &devices);
                         let RootCandidate { device, subvolume, .. } = candidate;
-                        roots.push(Root { device, subvolume, system, assembly });
+                        let mut root = Root { device, subvolume, system, assembly };
+                        self.look_again(&mut root);
+                        roots.push(root);
                     }
                 }
                 Err(error) => log::warn!("{error}"),
@@ -179,14 +200,28 @@ impl Guestfs {
 
     fn roots_on(&self, held: &Held, is_btrfs: bool) -> Result<Vec<(RootCandidate, System)>> {
         let device = &held.volume.name;
-        if let Some(found) = self.root_in(held, None)? {
-            return Ok(vec![found]);
-        }
+        let mut found: Vec<_> = self.root_in(held, None)?.into_iter().collect();
         if !is_btrfs {
-            return Ok(Vec::new());
+            return Ok(found);
         }
-        // A subvolume that is not the default may be the root: `@`, `root`, `@rootfs`.
+        match self.roots_in_subvolumes(held, &mut found) {
+            Err(error) if found.is_empty() => return Err(error),
+            Err(error) => log::warn!("{device}: its subvolumes are not looked at: {error}"),
+            Ok(()) => {}
+        }
+        Ok(found)
+    }
+
+    /// Adds the roots in subvolumes that are not the default: `@`, `root`, `@rootfs`. A snapshot of a root is none.
+    fn roots_in_subvolumes(&self, held: &Held, found: &mut Vec<(RootCandidate, System)>) -> Result<()> {
+        let device = &held.volume.name;
         let launched = self.launched()?;
+        let filesystem =
+            Btrfs::open(Arc::clone(&held.volume.device), &launched.members(held), None, &self.fs_options())?;
+        let default = filesystem.default_subvolume()?;
+        let subvolumes = filesystem.subvolumes()?;
+        let default = subvolumes.iter().find(|subvolume| subvolume.id == default);
+        let default = default.map_or_else(Vec::new, |subvolume| subvolume.path.clone());
         let top = launched.filesystem(held, Some(&Subvolume::Id(5)), &self.fs_options(), false)?;
         let tree = alone(top, device)?;
         let mut names = Vec::new();
@@ -194,18 +229,18 @@ impl Guestfs {
             names.push(entry.name.to_vec());
             if names.len() < MAX_SUBVOLUMES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        let mut found = Vec::new();
-        for name in names {
+        let is_known = !found.is_empty();
+        for name in names.into_iter().filter(|name| !is_known || *name != default) {
             match self.root_in(held, Some(&name)) {
                 Ok(root) => found.extend(root),
                 Err(error) if matches!(error.root(), Error::NotFound(_)) => {}
                 Err(error) => log::debug!("{device}: {}: {error}", name.escape_ascii()),
             }
         }
-        let snapshots: Vec<bool> = found.iter().map(|(candidate, _)| is_snapshot(candidate, &found)).collect();
+        let snapshots: Vec<bool> = found.iter().map(|(candidate, _)| is_snapshot(candidate, found, &default)).collect();
         let mut snapshots = snapshots.into_iter();
         found.retain(|_| !snapshots.next().unwrap_or(false));
-        Ok(found)
+        Ok(())
     }
 
     fn root_in(&self, held: &Held, subvolume: Option<&[u8]>) -> Result<Option<(RootCandidate, System)>> {
@@ -218,18 +253,39 @@ impl Guestfs {
         Ok(Some((candidate, system)))
     }
 
+    /// Describes a system anew by its whole tree, where what describes it lies on filesystems of their own: a separate `/usr`
+    /// holds os-release and the programs.
+    fn look_again(&self, root: &mut Root) {
+        let describes = |placed: &Placed| DESCRIBING.contains(&placed.mountpoint.as_slice());
+        if !root.assembly.mounts.iter().any(describes) {
+            return;
+        }
+        match self.tree_of_root(root).and_then(|tree| inspect::look(&tree)) {
+            // The tree begins at the deployment, so it is not found anew below.
+            Ok(Some(system)) => root.system = System { deployment: root.system.deployment.take(), ..system },
+            Ok(None) => {}
+            Err(error) => log::warn!("{}: described by its root filesystem alone: {error}", root.name()),
+        }
+    }
+
     /// Mounts a root as its system has it: what its fstab names, nearest to the root first. What is missing is said in the
     /// log and left out.
     ///
     /// # Errors
     /// Those of mounting the root itself.
     pub fn mount_root(&mut self, root: &Root, writable: bool) -> Result<()> {
+        self.mount_root_on(b"", root, writable)
+    }
+
+    /// Mounts a root as [`mount_root`](Self::mount_root) does, on a folder: an absolute path, or nothing for the root of the
+    /// tree.
+    pub(super) fn mount_root_on(&mut self, folder: &[u8], root: &Root, writable: bool) -> Result<()> {
         for missing in &root.assembly.missing {
             log::warn!("{missing}");
         }
         let mut first = true;
         for placed in &root.assembly.mounts {
-            let mounted = self.mount_placed(placed, writable);
+            let mounted = self.mount_placed(folder, placed, writable);
             match mounted {
                 Err(error) if first => return Err(error),
                 Err(error) => log::warn!("left out: {error}"),
@@ -240,9 +296,9 @@ impl Guestfs {
         Ok(())
     }
 
-    fn mount_placed(&mut self, placed: &Placed, writable: bool) -> Result<()> {
+    fn mount_placed(&mut self, below: &[u8], placed: &Placed, writable: bool) -> Result<()> {
         use std::os::unix::ffi::OsStrExt;
-        let mountpoint = std::ffi::OsStr::from_bytes(&placed.mountpoint).to_owned();
+        let mountpoint = [below, &placed.mountpoint].concat();
         let subvolume = subvolume_of(placed);
         let launched = self.launched()?;
         let held = launched.held(&placed.device)?;
@@ -250,12 +306,13 @@ impl Guestfs {
         let writable = writable && launched.is_writable(held) && crate::fs::has_writer(kind);
         let folder = placed.folder.as_deref().filter(|folder| !folder.is_empty() && *folder != b"/");
         let Some(folder) = folder else {
+            let mountpoint = std::ffi::OsStr::from_bytes(&mountpoint);
             return self.mount_subvolume(&placed.device, mountpoint, subvolume.as_ref(), writable);
         };
         let filesystem = launched.filesystem(held, subvolume.as_ref(), &self.fs_options(), writable)?;
         let device = held.volume.name.clone();
         let shown: Arc<dyn Filesystem> = Arc::new(Subtree::open(filesystem, folder)?);
-        self.mount_filesystem(device, placed.mountpoint.clone(), shown)
+        self.mount_filesystem(device, mountpoint, shown)
     }
 
     /// Finds the operating systems; returns the names of their roots: a device, or `btrfsvol:DEVICE/SUBVOLUME`.
