@@ -6,6 +6,7 @@
 
 use super::btree::Blocks;
 use super::build::ReadOnly;
+use super::patched;
 use crate::block::{BlockDevice, Extent, SharedDevice, check_range};
 use crate::bytes::{le16, le32, le64};
 use crate::error::{Error, Result};
@@ -93,7 +94,7 @@ struct Cached {
 
 impl Cached {
     /// Returns the device that an offset lies on, where, and how far in one piece.
-    fn piece(&self, offset: u64, len: u64) -> (&SharedDevice, u64, u64) {
+    fn piece(&self, offset: u64, len: u64) -> patched::Piece<'_> {
         let (block, within) = (offset / self.block, offset % self.block);
         let at = self.map.partition_point(|&(own, _)| own < block);
         match self.map.get(at) {
@@ -116,21 +117,11 @@ impl BlockDevice for Cached {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(self.size(), offset, buf.len() as u64)?;
-        let mut done = 0;
-        while done < buf.len() {
-            let (device, at, len) = self.piece(offset + done as u64, (buf.len() - done) as u64);
-            device.read_at(&mut buf[done..done + len as usize], at)?;
-            done += len as usize;
-        }
-        Ok(())
+        patched::read(self.size(), |offset, len| self.piece(offset, len), buf, offset)
     }
 
     fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        check_range(self.size(), offset, len)?;
-        let (device, at, len) = self.piece(offset, len);
-        let extent = device.map(at, len)?;
-        Ok(Extent { end: offset + (extent.end - at), kind: extent.kind })
+        patched::map(self.size(), |offset, len| self.piece(offset, len), offset, len)
     }
 }
 

@@ -9,6 +9,7 @@ mod build;
 mod cache;
 mod group;
 mod label;
+mod patched;
 mod raid;
 mod snapshot;
 mod text;

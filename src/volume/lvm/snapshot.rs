@@ -3,6 +3,7 @@
 //! The store begins with a header in its first chunk. Areas of metadata follow, each of one chunk of pairs (old chunk, new
 //! chunk), with as many chunks of data behind it as it has pairs. Specified by `drivers/md/dm-snap-persistent.c` of Linux.
 
+use super::patched;
 use crate::block::{BlockDevice, Extent, SharedDevice, check_range};
 use crate::bytes::{le32, le64};
 use crate::error::{Error, Result};
@@ -91,7 +92,7 @@ impl Snapshot {
     }
 
     /// Returns the device that an offset lies on, where, and how far in one piece.
-    fn piece(&self, offset: u64, len: u64) -> (&SharedDevice, u64, u64) {
+    fn piece(&self, offset: u64, len: u64) -> patched::Piece<'_> {
         let at = self.runs.partition_point(|run| (run.old + run.count) * self.chunk <= offset);
         let Some(run) = self.runs.get(at) else { return (&self.origin, offset, len) };
         let (start, end) = (run.old * self.chunk, (run.old + run.count) * self.chunk);
@@ -112,21 +113,11 @@ impl BlockDevice for Snapshot {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(self.size(), offset, buf.len() as u64)?;
-        let mut done = 0;
-        while done < buf.len() {
-            let (device, at, len) = self.piece(offset + done as u64, (buf.len() - done) as u64);
-            device.read_at(&mut buf[done..done + len as usize], at)?;
-            done += len as usize;
-        }
-        Ok(())
+        patched::read(self.size(), |offset, len| self.piece(offset, len), buf, offset)
     }
 
     fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        check_range(self.size(), offset, len)?;
-        let (device, at, len) = self.piece(offset, len);
-        let extent = device.map(at, len)?;
-        Ok(Extent { end: offset + (extent.end - at), kind: extent.kind })
+        patched::map(self.size(), |offset, len| self.piece(offset, len), offset, len)
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
