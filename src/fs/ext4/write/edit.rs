@@ -250,6 +250,29 @@ impl InodeEdit {
         }
     }
 
+    /// Returns the hash of the value that the inode holds, and how many references it has (`ea_inode`).
+    pub(super) fn value_fields(&self) -> (u32, u64) {
+        let count = u64::from(le32(&self.raw, field::CTIME)) << 32 | u64::from(le32(&self.raw, field::VERSION_LO));
+        (le32(&self.raw, field::ATIME), count)
+    }
+
+    /// Sets the hash of the value that the inode holds, and how many references it has.
+    pub(super) fn set_value_fields(&mut self, hash: u32, count: u64) {
+        for (at, extra, value) in
+            [(field::ATIME, field::ATIME_EXTRA, hash), (field::CTIME, field::CTIME_EXTRA, (count >> 32) as u32)]
+        {
+            set_le32(&mut self.raw, at, value);
+            if self.has(extra) {
+                // As a number of seconds it is never negative.
+                set_le32(&mut self.raw, extra, value >> 31);
+            }
+        }
+        set_le32(&mut self.raw, field::VERSION_LO, count as u32);
+        if self.has(field::VERSION_HI) {
+            set_le32(&mut self.raw, field::VERSION_HI, 0);
+        }
+    }
+
     /// Decodes the bytes.
     ///
     /// # Errors

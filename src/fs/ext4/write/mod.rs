@@ -35,6 +35,7 @@ mod renames;
 mod space;
 pub mod store;
 mod trim;
+mod values;
 mod windows;
 #[allow(dead_code)]
 mod xattr_edit;

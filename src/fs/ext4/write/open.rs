@@ -28,6 +28,7 @@ const WRITABLE_INCOMPAT: u32 = incompat::FILETYPE
     | incompat::EXTENTS
     | incompat::BIT64
     | incompat::FLEX_BG
+    | incompat::EA_INODE
     | incompat::CSUM_SEED
     | incompat::LARGE_DIR
     | incompat::INLINE_DATA

@@ -162,7 +162,13 @@ pub(super) fn delete_within(op: &mut Op<'_>, inode: &Inode, mut edit: InodeEdit)
         }
         edit.set_size(0);
     }
-    xattrs::release_block(op, &mut edit)?;
+    let more = xattrs::value_credits(&op.core.volume.superblock);
+    if more > 0 && xattrs::may_have(inode) && !inode.has_flag(flag::EA_INODE) {
+        op.put(edit.clone());
+        op.add_orphan(ino);
+        op.step(CREDITS + more)?;
+    }
+    xattrs::release_all(op, &mut edit)?;
     op.put(edit);
     op.remove_orphan(ino);
     op.free_inode(ino, inode.is_dir())
