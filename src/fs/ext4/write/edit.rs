@@ -146,6 +146,14 @@ impl InodeEdit {
         sectors
     }
 
+    /// Adds clusters to, or takes them from, the space the inode takes.
+    ///
+    /// # Errors
+    /// As [`add_blocks`](Self::add_blocks).
+    pub(in crate::fs::ext4) fn add_clusters(&mut self, superblock: &Superblock, clusters: i64) -> Result<()> {
+        self.add_blocks(superblock, clusters.saturating_mul(1 << superblock.cluster_bits))
+    }
+
     /// Adds blocks to, or takes them from, the space the inode takes.
     ///
     /// # Errors

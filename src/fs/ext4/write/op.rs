@@ -124,7 +124,7 @@ impl<'a> Op<'a> {
         self.nodes.push((ino, block));
     }
 
-    /// Claims one block near `goal`.
+    /// Claims a block near `goal`, the first of a cluster.
     ///
     /// # Errors
     /// `ENOSPC`, and those of reading bitmaps.
@@ -132,14 +132,14 @@ impl<'a> Op<'a> {
         Ok(self.claim_run(goal, 1)?.start)
     }
 
-    /// Claims up to `want` blocks in a row near `goal`.
+    /// Claims up to `want` blocks in a row near `goal`, from the beginning of a cluster on.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
     pub(super) fn claim_run(&mut self, goal: u64, want: u32) -> Result<Run> {
         let run = self.core.alloc.claim(goal, want)?;
         self.claims.push(run);
-        Ok(run)
+        Ok(Run { start: run.start, len: run.len.min(want) })
     }
 
     /// Takes over blocks that were claimed before the operation began: they are marked when it ends well, else they stay
@@ -151,11 +151,12 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Frees blocks of a file's contents.
+    /// Frees the clusters that blocks of a file's contents lie in.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when they are free already.
     pub(in crate::fs::ext4) fn free(&mut self, run: Run) -> Result<()> {
+        let run = self.core.alloc.whole(run);
         self.core.alloc.check_taken(run)?;
         if self.frees.iter().any(|freed| freed.start < run.end() && run.start < freed.end()) {
             return Err(Error::corrupt("ext4 block map", format!("the block {} is used twice", run.start)));
@@ -167,23 +168,27 @@ impl<'a> Op<'a> {
         Ok(())
     }
 
-    /// Frees blocks that an inode's mapping named: metadata, where it is a directory.
+    /// Notes that an inode's mapping names blocks no more, which are metadata where it is a directory.
     ///
     /// # Errors
-    /// As [`free`](Self::free), and those of the store.
-    pub(in crate::fs::ext4) fn free_mapped(&mut self, edit: &InodeEdit, run: Run) -> Result<()> {
+    /// Those of the store.
+    pub(in crate::fs::ext4) fn forget_mapped(&mut self, edit: &InodeEdit, run: Run) -> Result<()> {
         if !edit.is_dir() {
-            return self.free(run);
+            return Ok(());
         }
-        (run.start..run.end()).try_for_each(|block| self.free_metadata(block))
+        (run.start..run.end()).try_for_each(|block| self.forget(block))
     }
 
-    /// Frees a block of metadata.
+    /// Frees a block of metadata, and its cluster.
     ///
     /// # Errors
     /// As [`free`](Self::free), and those of the store.
     pub(in crate::fs::ext4) fn free_metadata(&mut self, block: u64) -> Result<()> {
         self.free(Run { start: block, len: 1 })?;
+        self.forget(block)
+    }
+
+    fn forget(&mut self, block: u64) -> Result<()> {
         if !self.undo.iter().any(|&(number, _)| number == block) {
             let before = self.read(block)?;
             self.undo.push((block, Some(before)));
@@ -341,7 +346,7 @@ impl<'a> Op<'a> {
         let mut frees = std::mem::take(&mut self.frees);
         for block in self.released.drain(..) {
             if let Some(values) = core.share_less(handle, block)? {
-                frees.push(Run { start: block, len: 1 });
+                frees.push(core.alloc.whole(Run { start: block, len: 1 }));
                 for ino in values {
                     core.values.count(core, handle, ino, Count::Down)?;
                 }

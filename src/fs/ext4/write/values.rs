@@ -149,10 +149,10 @@ fn free(core: &Core, ino: u32) -> Result<()> {
     Ok(())
 }
 
-/// Returns how many blocks a value of `size` bytes adds to the count of the inode whose attribute it is.
-pub(super) fn blocks(superblock: &Superblock, size: usize) -> i64 {
+/// Returns how many clusters a value of `size` bytes adds to the count of the inode whose attribute it is.
+pub(super) fn clusters(superblock: &Superblock, size: usize) -> i64 {
     let cluster = u64::from(superblock.block_size) << superblock.cluster_bits;
-    ((size as u64).div_ceil(cluster) << superblock.cluster_bits) as i64
+    (size as u64).div_ceil(cluster) as i64
 }
 
 /// Checks that an inode holds a value whose references can be counted.

@@ -54,7 +54,7 @@ pub(super) fn change(op: &mut Op<'_>, edit: &mut InodeEdit, what: &Edit<'_>) -> 
     {
         let held = values::hold(op, edit, value)?;
         edited = xattr_edit::apply(&areas, what, Some(held));
-        more_apart = values::blocks(superblock, value.len());
+        more_apart = values::clusters(superblock, value.len());
     }
     let edited = edited?;
     if edited.is_nothing() {
@@ -62,7 +62,7 @@ pub(super) fn change(op: &mut Op<'_>, edit: &mut InodeEdit, what: &Edit<'_>) -> 
     }
     // An inode counts the blocks of all its values, shared or not.
     let gone = [edited.gone_from_inode, edited.gone_from_block];
-    let less_apart: i64 = gone.iter().flatten().map(|gone| values::blocks(superblock, gone.size as usize)).sum();
+    let less_apart: i64 = gone.iter().flatten().map(|gone| values::clusters(superblock, gone.size as usize)).sum();
     if let Some(gone) = edited.gone_from_inode {
         values::drop(op, edit, gone.ino)?;
     }
@@ -94,11 +94,11 @@ pub(super) fn change(op: &mut Op<'_>, edit: &mut InodeEdit, what: &Edit<'_>) -> 
                     xattr_edit::seal_block(seed, number, block);
                 })?;
                 edit.set_xattr_block(superblock, number);
-                edit.add_blocks(superblock, 1)?;
+                edit.add_clusters(superblock, 1)?;
             }
         }
     }
-    edit.add_blocks(superblock, more_apart - less_apart)?;
+    edit.add_clusters(superblock, more_apart - less_apart)?;
     if !superblock.has_compat(compat::EXT_ATTR) {
         op.modify_superblock(|bytes| {
             let flags = le32(bytes, super_field::COMPAT) | compat::EXT_ATTR;
@@ -159,7 +159,7 @@ fn release_block(op: &mut Op<'_>, edit: &mut InodeEdit) -> Result<()> {
     }
     op.release_shared(edit.ino, number)?;
     edit.set_xattr_block(superblock, 0);
-    edit.add_blocks(superblock, -1)
+    edit.add_clusters(superblock, -1)
 }
 
 /// Returns an inode's access or default list; `None` where it has none.
