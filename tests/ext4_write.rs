@@ -119,6 +119,8 @@ model_tests! {
         ["-t", "ext4", "-O", "meta_bg,^resize_inode", "-b", "1024", "-g", "1024"], COMMON, true;
     random_operations_with_inline_data_leave_what_the_model_has: 256,
         ["-t", "ext4", "-O", "inline_data", "-I", "512"], COMMON, true;
+    random_operations_with_inline_data_and_large_values_leave_what_the_model_has: 256,
+        ["-t", "ext4", "-O", "inline_data,ea_inode,bigalloc", "-C", "16384"], LARGE_VALUES, true;
     random_operations_with_small_inodes_leave_what_the_model_has: 256,
         ["-t", "ext4", "-I", "128", "-b", "2048"], COMMON, true;
     random_operations_with_a_small_journal_leave_what_the_model_has: 256,
