@@ -1,4 +1,5 @@
-//! The ext4 writer on filesystems with rarer features: values in inodes of their own, clusters of blocks, contents in the inode.
+//! The ext4 writer on filesystems with rarer features: values in inodes of their own, clusters of blocks, contents in the inode; and those that are
+//! refused.
 
 #[path = "common/compare.rs"]
 mod compare;
@@ -321,5 +322,36 @@ fn small_files_and_folders_begin_in_their_inode_and_grow_out_of_it() {
         let request = format!("stat /{name}");
         let said = ext4::run("debugfs", &["-R", &request, image.to_str().expect("text")]);
         assert_eq!(said.contains("Size of inline data"), is_inline, "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_filesystem_whose_features_cannot_be_kept_right_is_refused_by_name_and_still_read() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some(image) = image(&folder, 64, &["-t", "ext4"]) else { return };
+    let cases: [(&str, &[&str], &str); 9] = [
+        ("quota", &["-O", "quota"], ""),
+        ("project", &["-O", "quota,project"], ""),
+        ("encrypt", &["-O", "encrypt"], ""),
+        ("mmp", &["-O", "mmp"], ""),
+        ("read-only", &[], "feature_ro_compat 0x1001"),
+        ("shared_blocks", &[], "feature_ro_compat 0x4001"),
+        ("unknown feature 0x40000000", &[], "feature_ro_compat 0x40000001"),
+        ("an external journal", &[], "journal_inum 0"),
+        ("uninit_bg beside metadata_csum", &["-O", "metadata_csum"], "feature_ro_compat 0x411"),
+    ];
+    for (feature, args, change) in cases {
+        ext4::make(&image, 64, &[&["-t", "ext4"], args].concat());
+        if !change.is_empty() {
+            let request = format!("set_super_value {change}");
+            ext4::run("debugfs", &["-w", "-R", &request, image.to_str().expect("text")]);
+        }
+        let before = std::fs::read(&image).expect("the image");
+        let error = ext4::try_open_for_writing(&image).err().expect("it is refused").to_string();
+        assert!(error.contains("not supported: writing ext4 with") && error.contains(feature), "{feature}: {error}");
+        let reader = ext4::open(&image);
+        assert!(reader.lookup(reader.root(), b"lost+found").is_ok_and(|attr| attr.is_dir()), "{feature}");
+        reader.statfs().expect("statfs");
+        assert!(std::fs::read(&image).expect("the image") == before, "{feature}: something was written");
     }
 }
