@@ -25,7 +25,6 @@ pub(super) fn code(error: &Error) -> u8 {
         Error::Usage(_) => USAGE,
         // A file of the host that was named.
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
-        Error::Errno(libc::EUCLEAN) => DAMAGED,
         Error::Errno(libc::EBUSY) => IN_USE,
         Error::Errno(libc::EOPNOTSUPP) => UNSUPPORTED,
         _ => FAILED,
