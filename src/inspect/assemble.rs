@@ -331,7 +331,7 @@ const USR: [(&str, &str); 5] = [
 
 /// Where partitions of such a type go beside what fstab names, as systemd's generator mounts them too. The others are mounted
 /// only where fstab says nothing: it may have its own place for them.
-const BESIDE_FSTAB: [&str; 4] = ["/home", "/srv", "/var/tmp", "/efi"];
+const BESIDE_FSTAB: [&str; 3] = ["/home", "/srv", "/var/tmp"];
 
 /// Mounts partitions by their types, on folders that fstab does not name.
 fn discover(root: &RootCandidate, devices: &[DeviceId], has_fstab: bool, assembly: &mut Assembly) {
@@ -835,7 +835,7 @@ mod tests {
             device.part_type_guid = Some(guid.to_owned());
         }
         let assembly = assemble(&root("/dev/sda2", "/dev/vda2 / ext4\n"), &devices);
-        assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda1 /efi", "/dev/sda3 /home", "/dev/sda4 /srv"]);
+        assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda3 /home", "/dev/sda4 /srv"]);
         // What fstab has elsewhere stays there, and a folder that it names is its own.
         let lines = "/dev/vda2 / ext4\n/dev/vda1 /boot/efi vfat\n/dev/vda3 /data ext4\n/dev/vdz1 /srv ext4\n";
         let assembly = assemble(&root("/dev/sda2", lines), &devices);

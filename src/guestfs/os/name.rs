@@ -36,7 +36,7 @@ pub(super) fn mountable_name(device: &str, subvolume: Option<&[u8]>) -> String {
 
 impl Guestfs {
     /// Returns the name of what is mounted. A subvolume that fstab gives by its number is looked up.
-    pub(super) fn mountable_of(&self, placed: &Placed) -> Result<String> {
+    pub(crate) fn mountable_of(&self, placed: &Placed) -> Result<String> {
         let Some(number) = placed.subvolume_id.filter(|_| placed.subvolume.is_none()) else {
             return Ok(mountable_name(&placed.device, placed.subvolume.as_deref()));
         };
