@@ -6,6 +6,7 @@
 //! Every file is locked as QEMU locks it ([`lock`]), and whatever other files an image refers to are checked
 //! ([`references`](super::references)) before anybody opens them.
 
+use super::distant::Distant;
 use super::nbd::{self, qemu::QemuOptions};
 use super::qcow2::{self, DeviceStorage, FileStorage, Header, Parts, Qcow2, Reference, Snapshot, Storage};
 use super::references::{Guard, of_vmdk};
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a chain of images may take for its L1 tables, in bytes.
 const MAX_CHAIN_L1: u64 = 64 << 20;
@@ -58,6 +60,10 @@ pub struct OpenOptions {
     pub discard: bool,
     /// The budget of what is kept in memory.
     pub cache: Arc<CachePool>,
+    /// How long a server that was lost is waited for.
+    pub patience: Duration,
+    /// Whether a remote image is read ahead, and what was read of it kept.
+    pub read_ahead: bool,
 }
 
 impl Default for OpenOptions {
@@ -71,6 +77,8 @@ impl Default for OpenOptions {
             snapshot: None,
             discard: false,
             cache: CachePool::new(DEFAULT_CACHE),
+            patience: nbd::Options::default().reconnect_time,
+            read_ahead: true,
         }
     }
 }
@@ -97,14 +105,20 @@ impl std::fmt::Debug for OpenImage {
     }
 }
 
-/// Opens an image: a file, a block device, or the URI of an NBD export.
+/// Says whether a text is meant as the URI of an image that is no file of this host.
+pub fn is_remote(location: &str) -> bool {
+    nbd::is_uri(location) || nbd::kit::is_url(location)
+}
+
+/// Opens an image: a file, a block device, the URI of an NBD export, or the URL of an image on another host (`http`, `https`,
+/// `ssh`, `s3`).
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::NotAnImage`] (a folder, an empty file), [`Error::InUse`] when a virtual machine has it,
 /// [`Error::Usage`] when it refers to files that it may not, [`Error::Unsupported`], [`Error::Corrupt`], [`Error::Io`].
 pub fn open(location: impl AsRef<OsStr>, options: &OpenOptions) -> Result<OpenImage> {
     let location = location.as_ref();
-    if let Some(uri) = location.to_str().filter(|text| nbd::is_uri(text)) {
+    if let Some(uri) = location.to_str().filter(|text| is_remote(text)) {
         return open_uri(uri, options).at(|| uri);
     }
     let path = Path::new(location);
@@ -148,7 +162,7 @@ fn open_overlay(path: &Path, location: &OsStr, base: &OpenImage, options: &OpenO
     if options.snapshot.is_some() {
         return Err(Error::Usage("an overlay in a file cannot lie over a snapshot; leave the file's name out".into()));
     }
-    let is_uri = location.to_str().is_some_and(nbd::is_uri);
+    let is_uri = location.to_str().is_some_and(is_remote);
     let real = |name: &Path| name.canonicalize().doing(|| format!("cannot find {}", name.display()));
     let base_name = if is_uri { PathBuf::from(location) } else { real(Path::new(location))? };
     if !path.try_exists().doing(|| "cannot look for it".to_owned())? {
@@ -179,14 +193,32 @@ fn open_overlay(path: &Path, location: &OsStr, base: &OpenImage, options: &OpenO
 }
 
 fn open_uri(uri: &str, options: &OpenOptions) -> Result<OpenImage> {
-    let device = nbd::open_uri(uri, options.writable)?;
-    let format = options.format.unwrap_or(ImageFormat::Raw);
+    let is_url = nbd::kit::is_url(uri);
+    if is_url && options.writable {
+        return Err(Error::unsupported("writing to an image on another host but by NBD; use --overlay"));
+    }
+    let patience = nbd::Options { reconnect_time: options.patience, ..nbd::Options::default() };
+    let device = match is_url {
+        true => nbd::kit::open(uri, &patience)?,
+        false => Arc::new(nbd::NbdDevice::open(uri, options.writable, &patience)?),
+    };
+    // What is written would have to be forgotten.
+    let device: SharedDevice = match options.read_ahead && !options.writable {
+        true => Arc::new(Distant::new(device, &options.cache)),
+        false => device,
+    };
+    let format = match options.format {
+        Some(format) => format,
+        // The bytes of an export are a disk's, which its guest may have written; a file has a format.
+        None if is_url => ImageFormat::probe(&*device)?,
+        None => ImageFormat::Raw,
+    };
     if format.is_raw() {
         refuse_snapshot(options, format)?;
         return Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() });
     }
     if !matches!(format, ImageFormat::Qcow2 { .. }) {
-        return Err(Error::unsupported(format!("an NBD export whose bytes are a {format} image")));
+        return Err(Error::unsupported(format!("a remote {format} image; convert it to qcow2 or raw where it lies")));
     }
     let storage = Arc::new(DeviceStorage::new(device));
     let header = Header::read(&*storage)?;

@@ -42,7 +42,7 @@ pub struct Converted {
 
 /// Returns the name of the file that an image lies over, and its format, where it is a file that lies over one.
 fn backing_of(image: &str, options: &OpenOptions, format: ImageFormat) -> Result<Option<(PathBuf, ImageFormat)>> {
-    if block::nbd::is_uri(image) || !matches!(format, ImageFormat::Qcow2 { .. }) {
+    if block::is_remote(image) || !matches!(format, ImageFormat::Qcow2 { .. }) {
         return Ok(None);
     }
     let path = Path::new(image);
@@ -143,7 +143,7 @@ fn by_qemu(
     options: &ConvertOptions,
     backing: Option<(&Path, ImageFormat)>,
 ) -> Result<()> {
-    if block::nbd::is_uri(image) {
+    if block::is_remote(image) {
         return Err(Error::unsupported(format!(
             "converting a remote image to {format} in one step; convert it to raw or qcow2 first"
         )));
