@@ -3,6 +3,7 @@
 mod archive;
 pub mod convert;
 mod describe;
+mod ewf;
 pub(crate) mod fresh;
 pub mod lock;
 mod memory;
