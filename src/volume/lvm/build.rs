@@ -1,7 +1,7 @@
 //! Makes devices of the volumes of a group.
 //!
 //! Volumes are made of each other; each is built once, to a bounded depth, so that metadata that lead back to themselves end in
-//! an error.
+//! an error. So do volumes that share an extent, and copies within copies, of which one read could make any number.
 
 use super::cache;
 use super::group::{Area, Group, Segment};
@@ -29,6 +29,14 @@ pub struct Builder<'a> {
     /// The devices of the physical volumes that are there, by their names in the metadata.
     physical: &'a HashMap<String, SharedDevice>,
     built: HashMap<String, SharedDevice>,
+    /// Volumes that are being built, in their order: one that comes again is made of itself.
+    building: Vec<String>,
+    /// Why volumes could not be built.
+    failed: HashMap<String, String>,
+    /// Volumes that share an extent, and with what.
+    shared: HashMap<String, String>,
+    /// Whether volumes are made of copies at some depth, as far as that was asked.
+    copied: HashMap<String, bool>,
     pools: HashMap<String, Arc<Pool>>,
     /// What a person should know.
     pub warnings: Vec<String>,
@@ -37,7 +45,17 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// Makes a builder.
     pub fn new(group: &'a Group, physical: &'a HashMap<String, SharedDevice>) -> Self {
-        Self { group, physical, built: HashMap::new(), pools: HashMap::new(), warnings: Vec::new() }
+        Self {
+            group,
+            physical,
+            built: HashMap::new(),
+            building: Vec::new(),
+            failed: HashMap::new(),
+            shared: group.shared_extents(),
+            copied: HashMap::new(),
+            pools: HashMap::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// Returns the device of a volume as the guest sees it.
@@ -69,10 +87,35 @@ impl<'a> Builder<'a> {
         if let Some(device) = self.built.get(name) {
             return Ok(device.clone());
         }
-        if depth > MAX_DEPTH {
-            return Err(corrupt(format!("{name} is made of itself, or of too many volumes")));
+        if let Some(why) = self.failed.get(name) {
+            return Err(corrupt(why.clone()));
         }
+        if self.building.iter().any(|other| other == name) {
+            return Err(corrupt(format!("{name} is made of itself")));
+        }
+        if depth > MAX_DEPTH {
+            return Err(corrupt(format!("{name} is made of too many volumes")));
+        }
+        self.building.push(name.to_owned());
+        let device = self.build(name, depth);
+        self.building.pop();
+        match &device {
+            Ok(device) => {
+                self.built.insert(name.to_owned(), device.clone());
+            }
+            // One cause is told once, and not again for each volume on the way to it.
+            Err(error) => {
+                self.failed.insert(name.to_owned(), format!("{name} cannot be opened: {}", error.root()));
+            }
+        }
+        device
+    }
+
+    fn build(&mut self, name: &str, depth: usize) -> Result<SharedDevice> {
         let group = self.group;
+        if let Some(why) = self.shared.get(name) {
+            return Err(corrupt(why.clone()));
+        }
         let volume = group.logical.get(name).ok_or_else(|| corrupt(format!("there is no volume {name}")))?;
         if volume.segments.is_empty() || volume.segments.len() > MAX_SEGMENTS {
             return Err(corrupt(format!("{name} has {} segments", volume.segments.len())));
@@ -103,16 +146,41 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        let device: SharedDevice = match (members.as_slice(), parts.as_slice()) {
+        Ok(match (members.as_slice(), parts.as_slice()) {
             ([only], [part]) if part.offset == 0 && only.size() == part.end => only.clone(),
             _ => {
                 let layout = concat::Concat::new(parts);
                 let size = layout.size();
                 Arc::new(Array::new(members.into_iter().map(Some).collect(), layout, size))
             }
-        };
-        self.built.insert(name.to_owned(), device.clone());
-        Ok(device)
+        })
+    }
+
+    /// Returns a leg of a volume of several copies, which has no copies itself: each read of a leg that is missing reads all the
+    /// others, so copies of copies of copies would be read without end.
+    fn leg(&mut self, area: &Area, len: u64, depth: usize) -> Result<SharedDevice> {
+        if self.has_copies(&area.name, depth) {
+            return Err(Error::unsupported(format!("copies of {}, which has copies itself", area.name)));
+        }
+        self.area(area, len, depth)
+    }
+
+    /// Says whether a volume is made of copies at some depth.
+    fn has_copies(&mut self, name: &str, depth: usize) -> bool {
+        if let Some(&known) = self.copied.get(name) {
+            return known;
+        }
+        let group = self.group;
+        let Some(volume) = group.logical.get(name) else { return false };
+        // What goes round in a circle is none, and has been told of where it is built.
+        self.copied.insert(name.to_owned(), false);
+        let is_copy = |segment: &Segment| segment.kind == "mirror" || segment.kind.starts_with("raid");
+        let found = depth > MAX_DEPTH
+            || volume.segments.iter().any(|segment| {
+                is_copy(segment) || segment.section.all_texts().any(|below| self.has_copies(below, depth + 1))
+            });
+        self.copied.insert(name.to_owned(), found);
+        found
     }
 
     fn bytes(&self, extents: u64) -> Result<u64> {
@@ -243,7 +311,7 @@ impl<'a> Builder<'a> {
         let mut legs: Members = Vec::new();
         let mut failed = None;
         for area in &areas {
-            match self.area(area, len, depth) {
+            match self.leg(area, len, depth) {
                 Ok(leg) => legs.push(Some(leg)),
                 // The first leg is the one that the others are copied from.
                 Err(error) if not_synced && legs.is_empty() => return Err(error),
@@ -272,7 +340,7 @@ impl<'a> Builder<'a> {
         }
         let mut legs = Vec::new();
         for (index, image) in images.iter().enumerate() {
-            let device = self.area(&Area { name: image.clone(), start: 0 }, each, depth);
+            let device = self.leg(&Area { name: image.clone(), start: 0 }, each, depth);
             let meta = metas.get(index).and_then(|meta| self.volume(meta, depth + 1).ok());
             let is_missing = device.is_err();
             if let Err(error) = &device {

@@ -2,7 +2,7 @@
 
 use super::text::{Section, Value};
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A volume group.
 #[derive(Clone, Debug)]
@@ -132,6 +132,51 @@ impl Group {
 
     fn snapshots(&self) -> impl Iterator<Item = &Segment> {
         self.logical.values().flat_map(|volume| &volume.segments).filter(|segment| segment.kind == "snapshot")
+    }
+
+    /// Finds the volumes of which an extent of a physical volume belongs to another one too, or twice to one, and says what they
+    /// share. No group of LVM has such: what is written to one would change the other.
+    pub fn shared_extents(&self) -> HashMap<String, String> {
+        let mut ranges: Vec<(&str, u64, u64, &str)> = Vec::new();
+        for (name, volume) in &self.logical {
+            for segment in
+                volume.segments.iter().filter(|segment| matches!(segment.kind.as_str(), "striped" | "linear"))
+            {
+                // Legs that are volumes tell of their own extents.
+                let pairs = segment.section.list("stripes").chunks_exact(2);
+                let each = segment.count.checked_div(pairs.len() as u64).unwrap_or(0);
+                for pair in pairs {
+                    if let [Value::Text(area), Value::Number(start)] = pair
+                        && let Some((area, _)) = self.physical.get_key_value(area)
+                        && let Ok(start) = u64::try_from(*start)
+                    {
+                        ranges.push((area, start, start.saturating_add(each), name));
+                    }
+                }
+            }
+        }
+        ranges.sort_unstable();
+        let mut shared = HashMap::new();
+        let mut tell = |own: &str, other: &str, extent: u64, area: &str| {
+            let with = if own == other { "it twice" } else { &format!("{other} too") };
+            let said = || format!("extent {extent} of {area} belongs to {with}");
+            shared.entry(own.to_owned()).or_insert_with(said);
+        };
+        // Of those that began before, the one that reaches farthest.
+        let mut before: Option<(&str, u64, &str)> = None;
+        for &(area, start, end, name) in &ranges {
+            match before {
+                Some((same, reach, other)) if same == area && start < reach => {
+                    tell(name, other, start, area);
+                    tell(other, name, start, area);
+                    if end > reach {
+                        before = Some((area, end, name));
+                    }
+                }
+                _ => before = Some((area, end, name)),
+            }
+        }
+        shared
     }
 }
 

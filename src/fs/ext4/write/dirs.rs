@@ -79,11 +79,13 @@ impl DirBlocks for Blocks<'_, '_> {
 
     fn append(&mut self) -> Result<u32> {
         let number = self.count();
-        let goal = match number.checked_sub(1).map(|last| self.place(last)) {
-            Some(Ok(block)) => block + 1,
-            _ => self.op.core.alloc.goal_of_inode(self.inode.ino),
+        let goal = match number.checked_sub(1) {
+            Some(last) => self.place(last)? + 1,
+            None => self.op.core.alloc.goal_of_inode(self.inode.ino),
         };
-        let block = self.op.claim(goal)?;
+        // But for the first block of a cluster, there is room after the last one.
+        let is_first = number.is_multiple_of(1 << self.op.core.volume.superblock.cluster_bits);
+        let block = if is_first { self.op.claim(goal)? } else { goal };
         self.op.create(block, |_| ())?;
         mapping::insert(self.op, self.edit, u64::from(number), Run { start: block, len: 1 }, false)?;
         let block_size = u64::from(self.op.core.volume.superblock.block_size);
