@@ -134,7 +134,7 @@ pub(super) fn move_out(core: &Core, ino: u32, _inner: &mut Inner) -> Result<Tid>
             let block = op.claim(core.alloc.goal_of_inode(ino))?;
             let mut bytes = contents.clone();
             bytes.resize(block_size, 0);
-            core.store.device().write_at(&bytes, block * block_size as u64)?;
+            core.write_data(&bytes, block * block_size as u64)?;
             op.ordered();
             mapping::insert(op, &mut edit, 0, Run { start: block, len: 1 }, false)?;
         }
