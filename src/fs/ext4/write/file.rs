@@ -135,7 +135,9 @@ pub(super) fn write(
     if !keep_set_id {
         xattrs::drop_capability(core, &state, &inode)?;
     }
-    if let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)? {
+    if (inode.is_inline() || inline::may_begin(core, &inode))
+        && let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)?
+    {
         state.touch(tid);
         return Ok(data.len());
     }
