@@ -505,7 +505,7 @@ sys.exit(run.wait())
     let convert = |quiet: &[&str]| {
         let command =
             format!("'{GUESTCTL}' convert --force --format raw {} \"$uri\" --output {}", quiet.join(" "), to.display());
-        let script = ["-U", "-", "--filter=delay", "file", image, "rdelay=150ms", "--run", &command];
+        let script = ["-U", "-", "--filter=delay", "file", image, "rdelay=600ms", "--run", &command];
         let mut arguments = vec!["-c", python, "nbdkit"];
         arguments.extend(script);
         String::from_utf8_lossy(&run("python3", &arguments)).into_owned()
