@@ -87,6 +87,11 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         self.shard(key).lock().entries.get(key).map(|(value, _)| value.clone())
     }
 
+    /// Says whether there is a value of `key`; it does not count as a use.
+    pub fn contains(&self, key: &K) -> bool {
+        self.shard(key).lock().entries.contains(key)
+    }
+
     /// Stores a value that takes `bytes` of memory, in the place of an older one, and makes room for it.
     pub fn insert(&self, key: K, value: V, bytes: usize) {
         let bytes = bytes.saturating_add(ENTRY_OVERHEAD);

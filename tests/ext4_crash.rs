@@ -256,6 +256,12 @@ fn crashes_of_ext4_with_clusters_lose_nothing_that_was_durable() {
 }
 
 #[test]
+fn crashes_of_ext4_with_inline_data_lose_nothing_that_was_durable() {
+    let args = ["-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "inline_data", "-N", "256"];
+    crash("inline_data", &args, 16, 2, 300);
+}
+
+#[test]
 fn crashes_of_ext4_with_values_in_inodes_lose_nothing_that_was_durable() {
     crash("ea_inode", &["-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "ea_inode", "-N", "256"], 16, 2, 300);
 }

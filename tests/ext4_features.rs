@@ -1,4 +1,5 @@
-//! The ext4 writer on filesystems with rarer features: values in inodes of their own, clusters of blocks.
+//! The ext4 writer on filesystems with rarer features: values in inodes of their own, clusters of blocks, contents in the inode; and those that are
+//! refused.
 
 #[path = "common/compare.rs"]
 mod compare;
@@ -30,7 +31,11 @@ fn image(folder: &TempDir, megabytes: u64, args: &[&str]) -> Option<PathBuf> {
 }
 
 fn create(fs: &Ext4Writer, name: &str) -> Ino {
-    fs.create(fs.root(), name.as_bytes(), FileType::Regular, 0o644, (0, 0), &WHO).expect("a file").ino
+    create_in(fs, fs.root(), name)
+}
+
+fn create_in(fs: &Ext4Writer, dir: Ino, name: &str) -> Ino {
+    fs.create(dir, name.as_bytes(), FileType::Regular, 0o644, (0, 0), &WHO).expect("a file").ino
 }
 
 /// Closes the filesystem, and has e2fsck and the kernel look at it.
@@ -254,4 +259,99 @@ fn clusters_of_the_kernel_and_ours_go_together() {
     std::fs::remove_dir_all(mount.path.join("dir 1")).expect("the kernel removes what we made");
     drop(mount);
     check_clean(&image);
+}
+
+#[test]
+fn small_files_and_folders_begin_in_their_inode_and_grow_out_of_it() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let args = ["-t", "ext4", "-O", "inline_data", "-I", "256", "-b", "4096"];
+    let Some(image) = image(&folder, 32, &args) else { return };
+    let fs = open_for_writing(&image);
+    let before = fs.statfs().expect("statfs").blocks_free;
+    let dir = fs.mkdir(fs.root(), b"dir", 0o755, &WHO).expect("a folder").ino;
+    let file = create(&fs, "file");
+    // What the inode has room for, byte by byte, and the first byte more.
+    let text = noise(200, 3);
+    let mut inside = 0;
+    for (at, byte) in text.iter().enumerate() {
+        fs.write(file, at as u64, &[*byte], true).expect("a write");
+        if fs.statfs().expect("statfs").blocks_free == before {
+            inside = at + 1;
+        }
+    }
+    assert_eq!(inside, 60 + 68, "60 bytes and what the attribute has room for");
+    let mut found = [0; 200];
+    assert_eq!(fs.read(file, 0, &mut found).expect("a read"), 200);
+    assert_eq!(&found[..], text);
+    let small = create(&fs, "small");
+    fs.write(small, 0, &text[..100], true).expect("a write");
+    fs.write(small, 50, &text[..20], true).expect("a write");
+    fs.set_attr(small, &SetAttr { size: Some(90), ..SetAttr::default() }).expect("cut");
+    fs.set_attr(small, &SetAttr { size: Some(120), ..SetAttr::default() }).expect("grown");
+    let sparse = create(&fs, "sparse");
+    fs.write(sparse, 1 << 20, b"far", true).expect("a write");
+    let attributed = create(&fs, "attributed");
+    fs.set_xattr(attributed, b"user.name", &[1; 40], XattrMode::Set).expect("a value");
+    fs.write(attributed, 0, &text[..60], true).expect("a write");
+    fs.set_xattr(attributed, b"user.other", &[2; 200], XattrMode::Set).expect("a value");
+    let mut names = 0;
+    while fs.attr(dir).expect("it is there").blocks == 0 {
+        fs.link(small, dir, format!("name {names}").as_bytes()).expect("a name");
+        names += 1;
+    }
+    assert!((5..20).contains(&names), "{names} names");
+    let below = fs.mkdir(dir, b"below", 0o755, &WHO).expect("a folder").ino;
+    fs.rename(dir, b"below", fs.root(), b"moved", guestctl::fs::write::RenameMode::Replace).expect("a rename");
+    assert_eq!(fs.parent(below).expect("its parent"), fs.root());
+    let gone = fs.mkdir(below, b"gone", 0o755, &WHO).expect("a folder").ino;
+    create_in(&fs, gone, "file");
+    assert_eq!(fs.rmdir(below, b"gone").expect_err("it is not empty").errno(), libc::ENOTEMPTY);
+    fs.unlink(gone, b"file").expect("it is there");
+    fs.rmdir(below, b"gone").expect("it is empty");
+    let mut expected = text[..90].to_vec();
+    expected[50..70].copy_from_slice(&text[..20]);
+    expected.resize(120, 0);
+    finish(&image, fs);
+    let reader = ext4::open(&image);
+    let mut found = vec![0; 120];
+    assert_eq!(reader.read(small, 0, &mut found).expect("a read"), 120);
+    assert!(found == expected);
+    for (name, is_inline) in
+        [("file", false), ("small", true), ("sparse", false), ("attributed", true), ("moved", true)]
+    {
+        let request = format!("stat /{name}");
+        let said = ext4::run("debugfs", &["-R", &request, image.to_str().expect("text")]);
+        assert_eq!(said.contains("Size of inline data"), is_inline, "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_filesystem_whose_features_cannot_be_kept_right_is_refused_by_name_and_still_read() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some(image) = image(&folder, 64, &["-t", "ext4"]) else { return };
+    let cases: [(&str, &[&str], &str); 9] = [
+        ("quota", &["-O", "quota"], ""),
+        ("project", &["-O", "quota,project"], ""),
+        ("encrypt", &["-O", "encrypt"], ""),
+        ("mmp", &["-O", "mmp"], ""),
+        ("read-only", &[], "feature_ro_compat 0x1001"),
+        ("shared_blocks", &[], "feature_ro_compat 0x4001"),
+        ("unknown feature 0x40000000", &[], "feature_ro_compat 0x40000001"),
+        ("an external journal", &[], "journal_inum 0"),
+        ("uninit_bg beside metadata_csum", &["-O", "metadata_csum"], "feature_ro_compat 0x411"),
+    ];
+    for (feature, args, change) in cases {
+        ext4::make(&image, 64, &[&["-t", "ext4"], args].concat());
+        if !change.is_empty() {
+            let request = format!("set_super_value {change}");
+            ext4::run("debugfs", &["-w", "-R", &request, image.to_str().expect("text")]);
+        }
+        let before = std::fs::read(&image).expect("the image");
+        let error = ext4::try_open_for_writing(&image).err().expect("it is refused").to_string();
+        assert!(error.contains("not supported: writing ext4 with") && error.contains(feature), "{feature}: {error}");
+        let reader = ext4::open(&image);
+        assert!(reader.lookup(reader.root(), b"lost+found").is_ok_and(|attr| attr.is_dir()), "{feature}");
+        reader.statfs().expect("statfs");
+        assert!(std::fs::read(&image).expect("the image") == before, "{feature}: something was written");
+    }
 }

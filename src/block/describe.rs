@@ -83,7 +83,7 @@ pub struct ImageInfo {
 /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAnImage`](crate::Error::NotAnImage), [`Error::Corrupt`](crate::Error::Corrupt), [`Error::Unsupported`](crate::Error::Unsupported) for an encrypted qcow2 image,
 /// [`Error::Io`](crate::Error::Io).
 pub fn describe(image: &str, options: &OpenOptions) -> Result<ImageInfo> {
-    if super::nbd::is_uri(image) {
+    if super::is_remote(image) {
         let opened = open(image, options)?;
         let size = Some(opened.device.size());
         return Ok(ImageInfo { virtual_size: size, ..ImageInfo::new(image, opened.format) });

@@ -3,6 +3,8 @@
 mod archive;
 pub mod convert;
 mod describe;
+mod distant;
+mod ewf;
 pub(crate) mod fresh;
 pub mod lock;
 mod memory;
@@ -18,7 +20,7 @@ mod split;
 
 pub use describe::{ChainLink, Container, ImageInfo, describe};
 pub use memory::MemoryDevice;
-pub use open::{OpenImage, OpenOptions, Via, open, open_with_overlay};
+pub use open::{OpenImage, OpenOptions, Via, is_remote, open, open_with_overlay};
 pub use probe::{ImageFormat, PROBE_LENGTH, TRAILER_LENGTH};
 pub use raw::RawDevice;
 pub use runs::RunCache;

@@ -6,11 +6,12 @@
 //! Every file is locked as QEMU locks it ([`lock`]), and whatever other files an image refers to are checked
 //! ([`references`](super::references)) before anybody opens them.
 
+use super::distant::Distant;
 use super::nbd::{self, qemu::QemuOptions};
 use super::qcow2::{self, DeviceStorage, FileStorage, Header, Parts, Qcow2, Reference, Snapshot, Storage};
 use super::references::{Guard, of_vmdk};
 use super::split::SplitDevice;
-use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, lock};
+use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, ewf, lock};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use std::ffi::OsStr;
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a chain of images may take for its L1 tables, in bytes.
 const MAX_CHAIN_L1: u64 = 64 << 20;
@@ -58,6 +60,10 @@ pub struct OpenOptions {
     pub discard: bool,
     /// The budget of what is kept in memory.
     pub cache: Arc<CachePool>,
+    /// How long a server that was lost is waited for.
+    pub patience: Duration,
+    /// Whether a remote image is read ahead, and what was read of it kept.
+    pub read_ahead: bool,
 }
 
 impl Default for OpenOptions {
@@ -71,6 +77,8 @@ impl Default for OpenOptions {
             snapshot: None,
             discard: false,
             cache: CachePool::new(DEFAULT_CACHE),
+            patience: nbd::Options::default().reconnect_time,
+            read_ahead: true,
         }
     }
 }
@@ -97,14 +105,20 @@ impl std::fmt::Debug for OpenImage {
     }
 }
 
-/// Opens an image: a file, a block device, or the URI of an NBD export.
+/// Says whether a text is meant as the URI of an image that is no file of this host.
+pub fn is_remote(location: &str) -> bool {
+    nbd::is_uri(location) || nbd::kit::is_url(location)
+}
+
+/// Opens an image: a file, a block device, the URI of an NBD export, or the URL of an image on another host (`http`, `https`,
+/// `ssh`, `s3`).
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::NotAnImage`] (a folder, an empty file), [`Error::InUse`] when a virtual machine has it,
 /// [`Error::Usage`] when it refers to files that it may not, [`Error::Unsupported`], [`Error::Corrupt`], [`Error::Io`].
 pub fn open(location: impl AsRef<OsStr>, options: &OpenOptions) -> Result<OpenImage> {
     let location = location.as_ref();
-    if let Some(uri) = location.to_str().filter(|text| nbd::is_uri(text)) {
+    if let Some(uri) = location.to_str().filter(|text| is_remote(text)) {
         return open_uri(uri, options).at(|| uri);
     }
     let path = Path::new(location);
@@ -148,7 +162,7 @@ fn open_overlay(path: &Path, location: &OsStr, base: &OpenImage, options: &OpenO
     if options.snapshot.is_some() {
         return Err(Error::Usage("an overlay in a file cannot lie over a snapshot; leave the file's name out".into()));
     }
-    let is_uri = location.to_str().is_some_and(nbd::is_uri);
+    let is_uri = location.to_str().is_some_and(is_remote);
     let real = |name: &Path| name.canonicalize().doing(|| format!("cannot find {}", name.display()));
     let base_name = if is_uri { PathBuf::from(location) } else { real(Path::new(location))? };
     if !path.try_exists().doing(|| "cannot look for it".to_owned())? {
@@ -179,14 +193,32 @@ fn open_overlay(path: &Path, location: &OsStr, base: &OpenImage, options: &OpenO
 }
 
 fn open_uri(uri: &str, options: &OpenOptions) -> Result<OpenImage> {
-    let device = nbd::open_uri(uri, options.writable)?;
-    let format = options.format.unwrap_or(ImageFormat::Raw);
+    let is_url = nbd::kit::is_url(uri);
+    if is_url && options.writable {
+        return Err(Error::unsupported("writing to an image on another host but by NBD; use --overlay"));
+    }
+    let patience = nbd::Options { reconnect_time: options.patience, ..nbd::Options::default() };
+    let device = match is_url {
+        true => nbd::kit::open(uri, &patience)?,
+        false => Arc::new(nbd::NbdDevice::open(uri, options.writable, &patience)?),
+    };
+    // What is written would have to be forgotten.
+    let device: SharedDevice = match options.read_ahead && !options.writable {
+        true => Arc::new(Distant::new(device, &options.cache)),
+        false => device,
+    };
+    let format = match options.format {
+        Some(format) => format,
+        // The bytes of an export are a disk's, which its guest may have written; a file has a format.
+        None if is_url => ImageFormat::probe(&*device)?,
+        None => ImageFormat::Raw,
+    };
     if format.is_raw() {
         refuse_snapshot(options, format)?;
         return Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() });
     }
     if !matches!(format, ImageFormat::Qcow2 { .. }) {
-        return Err(Error::unsupported(format!("an NBD export whose bytes are a {format} image")));
+        return Err(Error::unsupported(format!("a remote {format} image; convert it to qcow2 or raw where it lies")));
     }
     let storage = Arc::new(DeviceStorage::new(device));
     let header = Header::read(&*storage)?;
@@ -215,6 +247,9 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
             return open_split(&parts, options);
         }
     }
+    if format == ImageFormat::Ewf {
+        return open_evidence(file, path, &guard, options);
+    }
     let is_native = format.is_raw() || matches!(format, ImageFormat::Qcow2 { .. });
     match options.via {
         Via::Native if !is_native => {
@@ -241,17 +276,47 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
     Ok(OpenImage { device: Arc::new(image), format, via: Via::Native, snapshots })
 }
 
-/// Refuses the containers of forensic tools by name: their bytes are no disk's.
+/// Refuses by name what forensic tools make that is no image of a disk, or of the format's second version.
 fn refuse_evidence(device: &RawDevice) -> Result<()> {
-    const MAGICS: [&[u8; 8]; 3] = [b"EVF\x09\x0d\x0a\xff\0", b"EVF2\x0d\x0a\x81\0", b"LVF\x09\x0d\x0a\xff\0"];
-    let mut magic = [0; 8];
-    if device.size() >= 8 {
-        device.read_at(&mut magic, 0)?;
+    let mut head = [0; 16];
+    if device.size() >= head.len() as u64 {
+        device.read_at(&mut head, 0)?;
     }
-    match MAGICS.contains(&&magic) {
-        true => Err(Error::unsupported("an Expert Witness (EnCase, E01) image; make a raw one of it with ewfexport")),
-        false => Ok(()),
+    ewf::kind(&head).map_or(Ok(()), ewf::check_kind)
+}
+
+/// Opens an image of forensic tools, for reading, with its segments beside the first.
+fn open_evidence(file: File, path: &Path, guard: &Guard, options: &OpenOptions) -> Result<OpenImage> {
+    if options.writable {
+        return Err(Error::unsupported("writing to an E01 image; use --overlay"));
     }
+    if options.via == Via::Nbd {
+        return Err(Error::unsupported("an E01 image through qemu-nbd, which does not know the format"));
+    }
+    refuse_snapshot(options, ImageFormat::Ewf)?;
+    refuse_evidence(&RawDevice::from_file(clone(&file)?, path, true)?)?;
+    lock_file(&file, path, options)?;
+    let mut segments: Vec<(String, SharedDevice)> = Vec::new();
+    let shown = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    segments.push((shown(path), Arc::new(RawDevice::from_file(file, path, true)?)));
+    let first = path.extension().and_then(OsStr::to_str).filter(|ending| ending.len() == 3 && ending.ends_with("01"));
+    let endings = (2..=ewf::MAX_SEGMENTS).map_while(|number| ewf::ending(first?, number));
+    for ending in endings {
+        let next = path.with_extension(ending);
+        if !next.try_exists().doing(|| format!("cannot look for {}", next.display()))? {
+            break;
+        }
+        // A segment that is a link may lead as far as a backing file may.
+        guard.follow(path, next.file_name().unwrap_or_default())?;
+        let file = open_file(&next, false)?;
+        lock_file(&file, &next, options)?;
+        segments.push((shown(&next), Arc::new(RawDevice::from_file(file, &next, true)?)));
+    }
+    if segments.len() as u32 == ewf::MAX_SEGMENTS {
+        return Err(Error::unsupported(format!("E01 images of {} segment files or more", ewf::MAX_SEGMENTS)));
+    }
+    let device = Arc::new(ewf::Ewf::open(segments, &options.cache)?);
+    Ok(OpenImage { device, format: ImageFormat::Ewf, via: Via::Native, snapshots: Vec::new() })
 }
 
 /// Opens the disk image in an archive, for reading.
@@ -346,6 +411,9 @@ fn refuse_snapshot(options: &OpenOptions, format: ImageFormat) -> Result<()> {
 }
 
 fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenOptions) -> Result<OpenImage> {
+    if format == ImageFormat::Ewf {
+        return Err(Error::unsupported("an E01 image below another one"));
+    }
     guard.check_all(path, format)?;
     let qemu = QemuOptions {
         format: Some(format.driver()),

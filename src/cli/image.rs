@@ -47,7 +47,22 @@ struct Manner {
     cache_size: u32,
 
     #[command(flatten)]
+    remote: Remote,
+
+    #[command(flatten)]
     keys: KeyArgs,
+}
+
+/// How images on other hosts are read.
+#[derive(Args, Debug)]
+struct Remote {
+    /// Wait this long for a server that was lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    timeout: u32,
+
+    /// Read a remote image only where and when it is asked for, and keep nothing of it
+    #[arg(long)]
+    no_read_ahead: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -82,6 +97,9 @@ pub(super) struct Source {
     /// Read an internal snapshot of a qcow2 image, by its name or number
     #[arg(long, value_name = "NAME")]
     snapshot: Option<String>,
+
+    #[command(flatten)]
+    remote: Remote,
 }
 
 impl Source {
@@ -93,6 +111,8 @@ impl Source {
             allow_backing: self.allow_backing.clone(),
             force: self.unlocked,
             snapshot: self.snapshot.clone(),
+            patience: std::time::Duration::from_secs(self.remote.timeout.into()),
+            read_ahead: !self.remote.no_read_ahead,
             ..OpenOptions::default()
         })
     }
@@ -262,6 +282,8 @@ impl Manner {
             snapshot: self.snapshot.clone(),
             discard,
             overlay: None,
+            patience: Some(std::time::Duration::from_secs(self.remote.timeout.into())),
+            no_read_ahead: self.remote.no_read_ahead,
         })
     }
 
@@ -316,7 +338,7 @@ impl Choosing {
 
 /// An image, and a path in it where one was written after a colon: `disk.qcow2:/etc/fstab`.
 pub(super) fn split_path(image: &str) -> (&str, Option<&str>) {
-    if crate::block::nbd::is_uri(image) || Path::new(image).exists() {
+    if crate::block::is_remote(image) || Path::new(image).exists() {
         return (image, None);
     }
     match image.split_once(":/") {

@@ -5,6 +5,7 @@ use crate::cache::CachePool;
 use crate::error::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The options of one drive.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,10 @@ pub struct DriveOptions {
     pub discard: bool,
     /// Sends writes to a qcow2 image over this one, which stays as it is.
     pub overlay: Option<Overlay>,
+    /// How long a server that was lost is waited for; 30 seconds where it is `None`.
+    pub patience: Option<Duration>,
+    /// Reads a remote image only where and when it is asked for, and keeps nothing of it.
+    pub no_read_ahead: bool,
 }
 
 /// Where writes go that leave the image as it is.
@@ -62,6 +67,8 @@ impl DriveOptions {
             snapshot: self.snapshot.clone(),
             discard: self.discard,
             cache: Arc::clone(cache),
+            patience: self.patience.unwrap_or(OpenOptions::default().patience),
+            read_ahead: !self.no_read_ahead,
         }
     }
 }

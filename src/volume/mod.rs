@@ -6,12 +6,15 @@
 
 mod assemble;
 mod bare;
+mod bcache;
 pub mod bitlocker;
 pub mod crypt;
 pub mod edit;
+mod firmware;
 mod gpt;
 mod hash;
 pub mod keys;
+mod ldm;
 pub mod luks;
 mod lvm;
 mod mbr;

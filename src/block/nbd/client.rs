@@ -118,14 +118,20 @@ impl NbdDevice {
     /// # Errors
     /// As [`open_uri`](super::open_uri).
     pub(super) fn over_sockets(sockets: Vec<Socket>, place: String, writable: bool, options: &Options) -> Result<Self> {
+        let greet = |socket| greet(socket, &[], None, Instant::now() + options.connect_timeout);
+        let mut sockets = sockets.into_iter();
         let mut streams = Vec::new();
-        for socket in sockets {
-            let deadline = Instant::now() + options.connect_timeout;
-            let (stream, export) = greet(socket, &[], None, deadline)?;
-            let several = export.has(transmission::MULTI_CONN);
-            streams.push((stream, export));
-            if !several {
-                break;
+        if let Some(first) = sockets.next() {
+            streams.push(greet(first)?);
+        }
+        if streams.first().is_some_and(|(_, export)| export.has(transmission::MULTI_CONN)) {
+            // A server that is itself a client opens what it serves anew for each; it does so for all at once.
+            let others: Vec<Result<_>> = thread::scope(|scope| {
+                let threads: Vec<_> = sockets.map(|socket| scope.spawn(|| greet(socket))).collect();
+                threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+            });
+            for other in others {
+                streams.push(other?);
             }
         }
         Self::over(None, streams, place, writable, options)

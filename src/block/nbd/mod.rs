@@ -1,6 +1,7 @@
 //! Network block devices: disks that an NBD server exports.
 //!
-//! [`open_uri`] connects to a server that runs already, [`qemu::open`] starts `qemu-nbd` for an image on this host.
+//! [`open_uri`] connects to a server that runs already, [`qemu::open`] starts `qemu-nbd` for an image on this host, and
+//! [`kit::open`] starts `nbdkit` for one on a web server, on a host that is reached by SSH, or in a bucket of S3.
 //! The protocol is specified in `doc/proto.md` of the NetworkBlockDevice/nbd repository, the URIs in its `doc/uri.md`.
 //!
 //! What is promised:
@@ -10,10 +11,12 @@
 //! - A connection that was lost is made again, and what was not answered is asked again. What a server acknowledged but
 //!   was not yet told to flush may be lost with it, so the next [`flush`](super::BlockDevice::flush) and all after it fail.
 
+mod child;
 mod chunks;
 mod client;
 mod connection;
 mod handshake;
+pub mod kit;
 pub mod qemu;
 mod stream;
 mod tls;

@@ -194,7 +194,7 @@ fn tcp(authority: &str) -> Result<Address> {
 }
 
 /// Undoes percent-encoding.
-fn decode(text: &str) -> Result<Vec<u8>> {
+pub(super) fn decode(text: &str) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

@@ -135,11 +135,11 @@ pub(super) fn write(
     if !keep_set_id {
         xattrs::drop_capability(core, &state, &inode)?;
     }
+    if let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)? {
+        state.touch(tid);
+        return Ok(data.len());
+    }
     if inode.is_inline() {
-        if let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)? {
-            state.touch(tid);
-            return Ok(data.len());
-        }
         state.touch(inline::move_out(core, ino, &mut inner)?);
     }
     if offset > inode.size {
