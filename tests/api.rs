@@ -300,7 +300,7 @@ fn filesystems_are_made_by_the_tools_of_the_distribution() -> Result<()> {
         ("swap", "mkswap", "swaplabel", &[]),
     ] {
         if !has_tool(program) || !has_tool(check) {
-            println!("{kind} is left out: {program} or {check} is missing");
+            skip(&format!("there is no {program} or no {check}"));
             continue;
         }
         let path = workspace.path(&format!("{kind}.qcow2"));

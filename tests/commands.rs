@@ -206,6 +206,7 @@ fn archives_unpack_to_the_same_tree() {
     let guest = Guest { image, ..guest };
     for (name, compression) in [("a.tar", "none"), ("a.tar.gz", "gzip"), ("a.tar.zst", "zstd"), ("a.tar.xz", "xz")] {
         if matches!(name, "a.tar.zst") && !has_tool("zstd") {
+            skip("there is no zstd");
             continue;
         }
         let (archive, to) = (guest.workspace.path(name), guest.workspace.folder(&format!("out-{name}")));
@@ -443,14 +444,14 @@ fn check_finds_damage_in_images_and_filesystems() {
         u64::from_str_radix(rest.split(|letter: char| !letter.is_ascii_hexdigit()).next().unwrap_or_default(), radix)
             .expect("a number")
     };
-    let at = number("located at block ", 10) * 1024 + number("offset ", 16);
+    let header = run("dumpe2fs", &[OsStr::new("-h"), guest.image.as_ref()]);
+    let header = String::from_utf8_lossy(&header).into_owned();
+    let block_size = header.lines().find_map(|line| line.strip_prefix("Block size:")?.trim().parse::<u64>().ok());
+    let block_size = block_size.expect("dumpe2fs shows it");
+    let at = number("located at block ", 10) * block_size + number("offset ", 16);
     let mut bytes = fs::read(&guest.image).expect("reads");
     bytes[at as usize + 4] ^= 0x55;
     fs::write(&guest.image, bytes).expect("ours");
-    let block_size = run("dumpe2fs", &[OsStr::new("-h"), guest.image.as_ref()]);
-    if !String::from_utf8_lossy(&block_size).contains("Block size:               1024") {
-        return;
-    }
     let (code, printed, _) = guest.try_run(&["check"], &[]);
     let text = String::from_utf8_lossy(&printed);
     assert_eq!(code, 4, "{text}");
@@ -505,7 +506,7 @@ sys.exit(run.wait())
     let convert = |quiet: &[&str]| {
         let command =
             format!("'{GUESTCTL}' convert --force --format raw {} \"$uri\" --output {}", quiet.join(" "), to.display());
-        let script = ["-U", "-", "--filter=delay", "file", image, "rdelay=150ms", "--run", &command];
+        let script = ["-U", "-", "--filter=delay", "file", image, "rdelay=600ms", "--run", &command];
         let mut arguments = vec!["-c", python, "nbdkit"];
         arguments.extend(script);
         String::from_utf8_lossy(&run("python3", &arguments)).into_owned()

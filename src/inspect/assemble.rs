@@ -855,7 +855,7 @@ mod tests {
         let root = root("/dev/sda9", "");
         assert_eq!(shown(&assemble(&root, &devices)), ["/dev/sda9 /", "/dev/sda3 /usr"]);
         // An update has been written and is tried next; one that never worked is not taken.
-        usr(&mut devices[1], 2 * priority | 1 << 52);
+        usr(&mut devices[1], (2 * priority) | (1 << 52));
         assert_eq!(shown(&assemble(&root, &devices))[1], "/dev/sda4 /usr");
         usr(&mut devices[1], 2 * priority);
         assert_eq!(shown(&assemble(&root, &devices))[1], "/dev/sda3 /usr");

@@ -293,7 +293,6 @@ mod tests {
             .tree();
         let wanted: Vec<Vec<u8>> = read(&Guest::new(&tree)).into_iter().map(|entry| entry.mountpoint).collect();
         assert_eq!(wanted, [b"/wanted"]);
-        let entries = entries;
         assert!(entries[1].has_option("ro"));
     }
 }

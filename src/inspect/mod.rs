@@ -16,6 +16,7 @@ mod elf;
 mod fstab;
 pub mod initrd;
 mod kernels;
+mod layers;
 mod linux;
 mod logs;
 mod network;
