@@ -11,6 +11,7 @@ pub mod edit;
 mod gpt;
 mod hash;
 pub mod keys;
+mod labels;
 pub mod luks;
 mod lvm;
 mod mbr;
@@ -21,6 +22,7 @@ mod sectors;
 
 pub use assemble::{Assembled, Locked, Source, Stack, assemble};
 pub use gpt::GptAttributes;
+pub(crate) use labels::{ArrayMember, array_member, physical_volume};
 pub use scan::scan;
 
 use crate::block::SharedDevice;
