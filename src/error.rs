@@ -96,7 +96,7 @@ impl Error {
                 Some(errno @ (libc::ENOSPC | libc::EROFS | libc::EDQUOT | libc::EINTR | libc::ENOMEM)) => errno,
                 _ => libc::EIO,
             },
-            Self::Corrupt { .. } => libc::EUCLEAN,
+            Self::Corrupt { .. } => libc::EIO,
             Self::Unsupported(_) => libc::EOPNOTSUPP,
             Self::NotAnImage(_) | Self::Usage(_) => libc::EINVAL,
             Self::InUse(_) => libc::EBUSY,
@@ -148,7 +148,7 @@ mod tests {
     fn an_error_names_its_places_from_the_outside_in() {
         let error = Error::corrupt("inode 12", "its size is negative").at("/dev/sda1").at("disk.img");
         assert_eq!(error.to_string(), "disk.img: /dev/sda1: damaged inode 12: its size is negative");
-        assert_eq!(error.errno(), libc::EUCLEAN);
+        assert_eq!(error.errno(), libc::EIO);
         assert!(matches!(error.root(), Error::Corrupt { .. }));
     }
 }

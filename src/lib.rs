@@ -32,5 +32,10 @@ pub mod volume;
 #[cfg(test)]
 extern crate self as guestctl;
 
+/// The guide's own snippets, compiled and run by the tests of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/performance.md")]
+struct PerformanceGuide;
+
 pub use error::{Error, Result};
 pub use guestfs::Guestfs;

@@ -830,6 +830,50 @@ fn what_was_deleted_is_zeroes_afterwards() -> Result<()> {
 }
 
 #[test]
+fn the_superblock_of_ext4_is_changed_as_tune2fs_changes_it() -> Result<()> {
+    const UUID: &str = "01234567-89ab-4cde-8f01-23456789abcd";
+    let (Some(mke2fs), Some(tune2fs)) = (tool("mke2fs"), tool("tune2fs")) else {
+        skip("there is no mke2fs or no tune2fs");
+        return Ok(());
+    };
+    let workspace = Workspace::new();
+    let features = [
+        "metadata_csum,metadata_csum_seed",
+        "^metadata_csum,^uninit_bg",
+        "metadata_csum,^metadata_csum_seed,^sparse_super,^resize_inode",
+    ];
+    for (place, features) in features.into_iter().enumerate() {
+        let (ours, theirs) = (workspace.path(&format!("ours{place}")), workspace.path(&format!("theirs{place}")));
+        run("truncate", &[OsStr::new("-s"), "60M".as_ref(), ours.as_ref()]);
+        run(mke2fs.to_str().expect("text"), &["-q", "-t", "ext4", "-O", features, ours.to_str().expect("text")]);
+        for (what, value) in [("-L", "a new label"), ("-L", ""), ("-U", UUID)] {
+            fs::copy(&ours, &theirs).expect("room");
+            run(tune2fs.to_str().expect("text"), &[what, value, theirs.to_str().expect("text")]);
+            let mut guest = Guestfs::new()?;
+            guest.add_drive(&ours)?;
+            guest.launch()?;
+            if what == "-L" {
+                guest.set_label("/dev/sda", value)?
+            } else {
+                guest.set_uuid("/dev/sda", value)?
+            }
+            guest.shutdown()?;
+            let (mut one, mut other) = (fs::read(&ours).expect("ours"), fs::read(&theirs).expect("ours"));
+            // Superblocks say when they were written, and their checksums depend on that.
+            for bytes in [&mut one, &mut other] {
+                for block in bytes.chunks_exact_mut(1024).filter(|block| block[0x38..0x3a] == [0x53, 0xef]) {
+                    block[0x30..0x34].fill(0);
+                    block[0x3fc..].fill(0);
+                }
+            }
+            assert!(one == other, "{features}: {what} {value:?}");
+            check(&ours);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn labels_and_uuids_are_set_as_blkid_shows_them() -> Result<()> {
     const UUID: &str = "01234567-89ab-4cde-8f01-23456789abcd";
     if !has_tool("mke2fs") || !has_tool("blkid") {

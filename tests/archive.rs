@@ -45,12 +45,30 @@ fn an_appliance_is_opened_without_being_unpacked() {
         run("tar", &["-C", text(folder), &format!("--format={format}"), "-cf", text(&archive), "a.ovf", member]);
         assert_marker(&archive);
     }
+    let info = |image: &Path| -> serde_json::Value {
+        let (code, printed, said) = guestctl(&["info", "--json", text(image)]);
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_slice::<serde_json::Value>(&printed).expect("JSON")[0].take()
+    };
+    for (member, format) in [("disk.vmdk", "vmdk"), ("disk.raw", "raw"), ("disk.qcow2", "qcow2")] {
+        let archive = folder.join("guest.ova");
+        run("tar", &["-C", text(folder), "-cf", text(&archive), "a.ovf", member]);
+        let told = info(&archive);
+        assert_eq!((&told["format"], &told["container"]["member"]), (&format.into(), &member.into()), "{told}");
+        assert_eq!((&told["container"]["kind"], &told["virtual_size"]), (&"tar".into(), &(80_u64 << 20).into()));
+        assert_eq!(told["file_size"].as_u64(), Some(fs::metadata(&archive).expect("made").len()));
+        assert_eq!(told["problem"], serde_json::Value::Null, "{told}");
+        let (_, page, _) = guestctl(&["info", text(&archive)]);
+        assert!(String::from_utf8_lossy(&page).contains(&format!("a tar archive, as {member}")));
+    }
     // Nothing is guessed where there are several disks, and nothing is written.
     let archive = folder.join("two.ova");
     run("tar", &["-C", text(folder), "-cf", text(&archive), "disk.vmdk", "disk.qcow2"]);
     let (code, _, error) = guestctl(&["ls", text(&archive), "/"]);
     assert_eq!(code, 5, "{error}");
     assert!(error.contains("disk.vmdk, disk.qcow2"), "{error}");
+    let told = info(&archive);
+    assert!(told["problem"].as_str().is_some_and(|why| why.contains("disk.vmdk, disk.qcow2")), "{told}");
 }
 
 #[test]
@@ -94,6 +112,11 @@ fn a_raw_image_in_pieces_is_one_disk() {
     let prefix = folder.join("disk.");
     run("split", &["-b", "1000001", "-d", "-a", "3", "--numeric-suffixes=1", text(&raw), text(&prefix)]);
     assert_marker(&folder.join("disk.001"));
+    let (code, printed, said) = guestctl(&["info", "--json", text(&folder.join("disk.001"))]);
+    assert_eq!(code, 0, "{said}");
+    let told: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
+    assert_eq!((&told[0]["container"]["kind"], &told[0]["container"]["files"]), (&"split".into(), &84.into()));
+    assert_eq!((&told[0]["file_size"], &told[0]["virtual_size"]), (&(80_u64 << 20).into(), &(80_u64 << 20).into()));
     // A piece may not be another file of this host.
     fs::remove_file(folder.join("disk.002")).expect("ours");
     std::os::unix::fs::symlink("/etc/passwd", folder.join("disk.002")).expect("ours");

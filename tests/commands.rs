@@ -129,7 +129,7 @@ fn du_counts_the_space_of_every_folder() {
     let all = guest.text(&["du", "-ab", "--depth", "1"], &["/etc"]);
     assert_eq!(all.lines().last(), Some("6\t/etc"));
     assert_eq!(all.lines().count(), 3);
-    assert!(guest.text(&["du", "-sH"], &["/usr"]).starts_with("2.9M"), "human sizes");
+    assert!(guest.text(&["du", "-sh"], &["/usr"]).starts_with("2.9M"), "human sizes");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn df_shows_what_the_superblock_says() {
     // The kernel keeps some blocks to itself, beside those that are root's.
     let kept = field("Reserved block count:") + (field("Block count:") / 50).min(4096);
     assert_eq!(row["available"].as_u64(), Some((field("Free blocks:") - kept) * block));
-    let text = guest.text(&["df", "-H"], &[]);
+    let text = guest.text(&["df", "-h"], &[]);
     assert!(text.starts_with("FILESYSTEM") && text.contains("/dev/sda") && text.contains('%'), "{text}");
 }
 
@@ -477,6 +477,45 @@ fn part_lists_what_sfdisk_lists() {
         assert_eq!(one["label"], other["name"]);
         assert_eq!(one["type_id"].as_str().map(str::to_uppercase).as_deref(), other["type"].as_str());
     }
+}
+
+#[test]
+fn a_command_that_takes_long_shows_how_far_it_is_on_a_terminal_alone() {
+    let Some(guest) = Guest::new() else { return };
+    if !has_tool("nbdkit") || !has_tool("python3") {
+        return skip("there is no nbdkit for a slow disk, or no python3 to make a terminal");
+    }
+    // A terminal on standard error, in which what is shown is kept.
+    let python = r#"
+import os, pty, subprocess, sys
+own, theirs = pty.openpty()
+run = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=theirs)
+os.close(theirs)
+shown = b""
+while True:
+    try: piece = os.read(own, 65536)
+    except OSError: break
+    if not piece: break
+    shown += piece
+sys.stdout.buffer.write(shown)
+sys.exit(run.wait())
+"#;
+    let image = guest.image.to_str().expect("text");
+    let to = guest.workspace.path("copy.img");
+    let convert = |quiet: &[&str]| {
+        let command =
+            format!("'{GUESTCTL}' convert --force --format raw {} \"$uri\" --output {}", quiet.join(" "), to.display());
+        let script = ["-U", "-", "--filter=delay", "file", image, "rdelay=150ms", "--run", &command];
+        let mut arguments = vec!["-c", python, "nbdkit"];
+        arguments.extend(script);
+        String::from_utf8_lossy(&run("python3", &arguments)).into_owned()
+    };
+    let shown = convert(&[]);
+    assert!(shown.contains("MiB/s") && shown.contains(" left"), "{shown:?}");
+    assert_eq!(convert(&["-q"]), "");
+    let (code, _, said) =
+        guestctl(&["convert", "--force", "--format", "raw", image, "--output", to.to_str().expect("text")]);
+    assert_eq!((code, said.as_str()), (0, ""), "no terminal, no bar");
 }
 
 #[test]

@@ -64,9 +64,9 @@ enum Durable {
 }
 
 /// Does a workload that touches every operation; returns what was durable when.
-fn work(device: &Arc<RecordingDevice>, rounds: u64, has_extents: bool) -> Vec<(usize, Durable)> {
+fn work(device: &Arc<RecordingDevice>, rounds: u64, has_extents: bool, xattr_size: u64) -> Vec<(usize, Durable)> {
     let fs = open(Arc::clone(device) as SharedDevice).expect("it can be written");
-    let choices = Choices { max_size: 200 << 10, has_extents, xattr_size: 700, may_fill: true };
+    let choices = Choices { max_size: 200 << 10, has_extents, xattr_size, may_fill: true };
     let root = fs.root();
     let random = fs.mkdir(root, b"random", 0o755, &WHO).expect("a folder").ino;
     let mut model = Model::below(&fs, random, 99, choices);
@@ -201,7 +201,7 @@ fn crash(name: &str, args: &[&str], rounds: u64, step: usize, reorderings: usize
     let path = folder.path().join("base.img");
     ext4::make(&path, 6, args);
     let device = Arc::new(RecordingDevice::new(fs::read(&path).expect("the image")));
-    let durable = work(&device, rounds, name != "ext3");
+    let durable = work(&device, rounds, name != "ext3", if name == "ea_inode" { 6000 } else { 700 });
     let events = device.events();
     let (recovered, checked) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let every = (events / step + reorderings).div_ceil(150);
@@ -247,4 +247,21 @@ fn crashes_of_ext4_with_an_orphan_file_lose_nothing_that_was_durable() {
 #[test]
 fn crashes_of_ext3_lose_nothing_that_was_durable() {
     crash("ext3", &["-t", "ext3", "-b", "1024", "-J", "size=1", "-N", "256"], 24, 1, 600);
+}
+
+#[test]
+fn crashes_of_ext4_with_clusters_lose_nothing_that_was_durable() {
+    let args = ["-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "bigalloc", "-C", "4096", "-N", "256"];
+    crash("bigalloc", &args, 16, 2, 300);
+}
+
+#[test]
+fn crashes_of_ext4_with_inline_data_lose_nothing_that_was_durable() {
+    let args = ["-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "inline_data", "-N", "256"];
+    crash("inline_data", &args, 16, 2, 300);
+}
+
+#[test]
+fn crashes_of_ext4_with_values_in_inodes_lose_nothing_that_was_durable() {
+    crash("ea_inode", &["-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "ea_inode", "-N", "256"], 16, 2, 300);
 }

@@ -7,8 +7,10 @@ mod images;
 
 use guestctl::Error;
 use guestctl::block::MemoryDevice;
+use guestctl::cache::CachePool;
 use guestctl::fs::ext4::{Ext4, probe};
-use guestctl::fs::{FileType, Filesystem, Ino};
+use guestctl::fs::write::{Credentials, FallocateMode, RenameMode, SetAttr, XattrMode};
+use guestctl::fs::{FileType, Filesystem, FilesystemWrite, FsOptions, Ino};
 use images::{has_tools, make, noise, open_device, run};
 use std::collections::HashSet;
 use std::fs;
@@ -101,8 +103,8 @@ fn walk_all(fs: &Ext4) {
     }
 }
 
-/// Flips bits of the metadata of an image, a few at a time, and visits everything each time.
-fn survive_flips(bytes: &[u8], rounds: u32, seed: u32) {
+/// Flips bits of the metadata of an image, a few at a time, and has `work` do something with it each time.
+fn survive_flips(bytes: &[u8], rounds: u32, seed: u32, work: impl Fn(Arc<MemoryDevice>, u32)) {
     let mut state = seed;
     let mut next = |limit: usize| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -131,15 +133,82 @@ fn survive_flips(bytes: &[u8], rounds: u32, seed: u32) {
             }
         }
         let began = Instant::now();
-        let device = Arc::new(MemoryDevice::new(changed));
-        let _ = probe(&(device.clone() as _));
-        if let Ok(fs) = open_device(device) {
-            walk_all(&fs);
-        }
+        work(Arc::new(MemoryDevice::new(changed)), round);
         longest = longest.max(began.elapsed());
         assert!(began.elapsed() < Duration::from_secs(10), "round {round} took {:?}", began.elapsed());
     }
     println!("{rounds} rounds in {:?}, the longest took {longest:?}", start.elapsed());
+}
+
+/// Visits everything of a filesystem, if it opens.
+fn visit(device: Arc<MemoryDevice>, _round: u32) {
+    let _ = probe(&(device.clone() as _));
+    if let Ok(fs) = open_device(device) {
+        walk_all(&fs);
+    }
+}
+
+/// Changes some of everything in a filesystem, if it opens for writing.
+fn change(device: Arc<MemoryDevice>, round: u32) {
+    let options = FsOptions { cache: CachePool::new(4 << 20) };
+    let Ok(fs) = Ext4::open_for_writing(device, &options) else { return };
+    let who = Credentials { uid: 0, gid: 0, umask: 0 };
+    let mut found = Vec::new();
+    let mut folders = vec![fs.root()];
+    while let Some(folder) = folders.pop().filter(|_| found.len() < 60) {
+        let _ = fs.read_dir(folder, 0, &mut |entry| {
+            found.push((folder, entry.name.to_vec(), entry.ino));
+            if entry.file_type == Some(FileType::Directory) {
+                folders.push(entry.ino);
+            }
+            if found.len() < 60 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+    }
+    for (number, (dir, name, ino)) in found.into_iter().enumerate() {
+        let at = number as u64 * 1700;
+        let fresh = format!("fresh {number}").into_bytes();
+        let value = noise(if number % 2 == 0 { 30 } else { 3000 }, number as u32 % 3);
+        let _ = match (number as u32 + round) % 12 {
+            0 => fs.unlink(dir, &name),
+            1 => fs.rmdir(dir, &name),
+            2 => fs.write(ino, at, &noise(2500, 1), false).map(|_| ()),
+            3 => fs.set_attr(ino, &SetAttr { size: Some(at / 2), ..SetAttr::default() }).map(|_| ()),
+            4 => fs.fallocate(ino, at, 9000, FallocateMode::PunchHole),
+            5 => fs.fallocate(ino, at, 9000, FallocateMode::ZeroRange),
+            6 | 7 => fs.set_xattr(ino, b"user.large", &value, XattrMode::Set),
+            8 => fs.remove_xattr(ino, b"user.large"),
+            9 => fs.rename(dir, &name, fs.root(), &fresh, RenameMode::Replace),
+            10 => fs.create(dir, &fresh, FileType::Regular, 0o644, (0, 0), &who).map(|_| ()),
+            _ => fs.mkdir(dir, &fresh, 0o755, &who).map(|_| ()),
+        };
+    }
+    let _ = fs.close();
+}
+
+#[test]
+fn changes_of_damaged_filesystems_give_errors_at_worst() {
+    if !has_tools() {
+        return;
+    }
+    for (number, features) in ["ea_inode", "bigalloc,ea_inode", "inline_data", "^extent,^64bit"].into_iter().enumerate()
+    {
+        let features = format!("^metadata_csum,{features}");
+        let mut args = vec!["-t", "ext4", "-O", &features, "-J", "size=1"];
+        if features.contains("bigalloc") {
+            args.extend(["-C", "4096"]);
+        }
+        let device = Arc::new(MemoryDevice::new(small_image(&args)));
+        let options = FsOptions { cache: CachePool::new(4 << 20) };
+        let fs = Ext4::open_for_writing(device.clone(), &options).expect("it can be written");
+        for (name, seed) in [(&b"file"[..], 1), (b"small", 1), (b"scattered", 2)] {
+            let ino = fs.lookup(fs.root(), name).expect("it is there").ino;
+            let size = if features.contains("ea_inode") { 3000 } else { 700 };
+            fs.set_xattr(ino, b"user.large", &noise(size, seed), XattrMode::Set).expect("a value");
+        }
+        fs.close().expect("it can be closed");
+        drop(fs);
+        survive_flips(&device.to_vec(), 250, number as u32 + 10, change);
+    }
 }
 
 #[test]
@@ -148,10 +217,15 @@ fn flipped_bits_give_errors_at_worst() {
         return;
     }
     // Without checksums, so that the damage is seen by more than the checks of those.
-    survive_flips(&small_image(&["-t", "ext4", "-O", "^metadata_csum,^64bit", "-J", "size=1"]), 1500, 1);
-    survive_flips(&small_image(&["-t", "ext4", "-O", "^metadata_csum,inline_data,ea_inode", "-I", "256"]), 1000, 2);
-    survive_flips(&small_image(&["-t", "ext2", "-I", "128"]), 1000, 3);
-    survive_flips(&small_image(&["-t", "ext4"]), 500, 4);
+    survive_flips(&small_image(&["-t", "ext4", "-O", "^metadata_csum,^64bit", "-J", "size=1"]), 1500, 1, visit);
+    survive_flips(
+        &small_image(&["-t", "ext4", "-O", "^metadata_csum,inline_data,ea_inode", "-I", "256"]),
+        1000,
+        2,
+        visit,
+    );
+    survive_flips(&small_image(&["-t", "ext2", "-I", "128"]), 1000, 3, visit);
+    survive_flips(&small_image(&["-t", "ext4"]), 500, 4, visit);
 }
 
 /// An image with checksums, and what of it is to be damaged.

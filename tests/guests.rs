@@ -1,122 +1,17 @@
 //! Guests with their root on XFS and on Btrfs: inspected, and mounted as one tree.
 
 mod common;
+#[path = "common/debian.rs"]
+mod debian;
 
-use common::guest::{Workspace, guestctl, run};
+use common::guest::{guestctl, run};
 use common::{has_tool, skip};
+use debian::{BOOT_UUID, debian, disk, inspect, is_one_tree, mounts, ready, shell, within};
 use guestctl::Guestfs;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-
-const BOOT_UUID: &str = "ABCD-1234";
-
-fn ready(kind: &str) -> Option<Workspace> {
-    let kernel = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if !common::is_root() || !kernel.contains(kind) || !has_tool(&format!("mkfs.{kind}")) {
-        skip("this needs root, mkfs and the kernel's driver");
-        return None;
-    }
-    if let Some(why) = common::guest::cannot_mount() {
-        skip(why);
-        return None;
-    }
-    if !["sfdisk", "mkfs.vfat", "rsync", "mcopy"].iter().all(|name| has_tool(name)) {
-        skip("this needs sfdisk, mkfs.vfat, mcopy and rsync");
-        return None;
-    }
-    Some(Workspace::new())
-}
-
-fn shell(script: &str) -> String {
-    String::from_utf8(run("bash", &["-ec", script])).expect("text").trim().to_owned()
-}
-
-/// Makes what a small Debian has, without its fstab and what lies on other filesystems.
-fn debian(tree: &Path) {
-    for folder in ["etc", "usr/bin", "usr/lib", "var/lib/dpkg", "var/log", "boot/efi", "home", "root", "proc"] {
-        fs::create_dir_all(tree.join(folder)).expect("made");
-    }
-    let release =
-        "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\n";
-    let status = "Package: base-files\nStatus: install ok installed\nVersion: 12.4\nArchitecture: amd64\n\
-        Description: files\n\n";
-    for (path, text) in [
-        ("usr/lib/os-release", release),
-        ("etc/debian_version", "12.5\n"),
-        ("etc/hostname", "guest\n"),
-        ("etc/passwd", "root:x:0:0::/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/bash\n"),
-        ("var/lib/dpkg/status", status),
-    ] {
-        fs::write(tree.join(path), text).expect("written");
-    }
-    fs::copy("/bin/true", tree.join("usr/bin/bash")).expect("a program");
-    for (target, name) in [("usr/bin", "bin"), ("../usr/lib/os-release", "etc/os-release")] {
-        std::os::unix::fs::symlink(target, tree.join(name)).expect("made");
-    }
-    shell(&format!("cd {} && for i in $(seq 500); do echo $i >usr/lib/f$i; done", tree.display()));
-}
-
-/// Makes a disk of an EFI partition and further filesystems.
-fn disk(workspace: &Workspace, parts: &[PathBuf]) -> PathBuf {
-    let (disk, esp) = (workspace.path("disk.img"), workspace.path("esp"));
-    let id = BOOT_UUID.replace('-', "");
-    shell(&format!(
-        "truncate -s 34M {0}; mkfs.vfat -F 32 -i {id} {0} >/dev/null; echo loader >{0}.file; mcopy -i {0} {0}.file ::loader",
-        esp.display()
-    ));
-    let mut table = String::from("label: gpt\\nsize=34MiB, type=uefi\\n");
-    let mut copies = format!("dd if={} of={} bs=1M seek=1 conv=notrunc status=none; ", esp.display(), disk.display());
-    let mut at = 35;
-    for part in parts {
-        let mib = fs::metadata(part).expect("made").len() >> 20;
-        table.push_str(&format!("size={mib}MiB, type=linux\\n"));
-        copies.push_str(&format!(
-            "dd if={} of={} bs=1M seek={at} conv=notrunc,sparse status=none; ",
-            part.display(),
-            disk.display()
-        ));
-        at += mib;
-    }
-    let (size, path) = (at + 2, disk.display());
-    shell(&format!(
-        "truncate -s {size}M {path}; printf '{table}' | sfdisk -q --no-reread --no-tell-kernel {path}; {copies}"
-    ));
-    disk
-}
-
-/// Mounts an image of a filesystem by the kernel, and runs a script in it.
-fn within(workspace: &Workspace, image: &Path, script: &str) {
-    let folder = workspace.folder("kernel");
-    let (image, folder) = (image.display(), folder.display());
-    shell(&format!("mount -o loop {image} {folder}; trap 'umount {folder}' EXIT; cd {folder}; {script}; cd /"));
-}
-
-fn inspect(arguments: &[&str], disk: &Path) -> Value {
-    let mut all: Vec<&OsStr> = vec!["inspect".as_ref()];
-    all.extend(arguments.iter().map(OsStr::new));
-    all.push(disk.as_os_str());
-    let (code, printed, said) = guestctl(&all);
-    assert_eq!(code, 0, "{said}");
-    serde_json::from_slice(&printed).expect("JSON")
-}
-
-/// Mounts the guest by the program, and compares it with the folder that it was made of.
-fn is_one_tree(workspace: &Workspace, disk: &Path, tree: &Path) {
-    fs::write(tree.join("boot/efi/loader"), "loader\n").expect("written");
-    let mounted = workspace.mount("mnt", disk.as_os_str(), &[]);
-    // FAT keeps no owners and no fine times.
-    let differences = shell(&format!(
-        "rsync -aHAXnci --delete --exclude=/boot/efi {}/ {}/; diff -r {}/boot/efi {}/boot/efi",
-        tree.display(),
-        mounted.folder.display(),
-        tree.display(),
-        mounted.folder.display()
-    ));
-    assert_eq!(differences, "");
-    mounted.umount();
-}
+use std::path::Path;
 
 /// Does what libguestfs's own example does: mounts what inspection says, the shortest first.
 fn is_mounted_by_its_calls(disk: &Path) {
@@ -135,22 +30,37 @@ fn is_mounted_by_its_calls(disk: &Path) {
     assert_eq!(guest.inspect_get_hostname(&roots[0]).expect("known"), "guest");
     assert_eq!(guest.inspect_get_format(&roots[0]).expect("known"), "installed");
     assert!(!guest.inspect_is_live(&roots[0]).expect("known"));
+    assert!(
+        !guest.inspect_is_netinst(&roots[0]).expect("known") && !guest.inspect_is_multipart(&roots[0]).expect("known")
+    );
+    for (told, expected) in [
+        (guest.inspect_get_type(&roots[0]), "linux"),
+        (guest.inspect_get_distro(&roots[0]), "debian"),
+        (guest.inspect_get_arch(&roots[0]), std::env::consts::ARCH),
+        (guest.inspect_get_product_name(&roots[0]), "Debian GNU/Linux 12 (bookworm)"),
+        (guest.inspect_get_product_variant(&roots[0]), "unknown"),
+        (guest.inspect_get_build_id(&roots[0]), "unknown"),
+        (guest.inspect_get_osinfo(&roots[0]), "debian12"),
+        (guest.inspect_get_package_format(&roots[0]), "deb"),
+        (guest.inspect_get_package_management(&roots[0]), "apt"),
+        (guest.inspect_get_windows_systemroot(&roots[0]), "unknown"),
+        (guest.inspect_get_windows_software_hive(&roots[0]), "unknown"),
+    ] {
+        assert_eq!(told.expect("known"), expected);
+    }
+    let version =
+        |guest: &Guestfs| (guest.inspect_get_major_version(&roots[0]), guest.inspect_get_minor_version(&roots[0]));
+    assert!(matches!(version(&guest), (Ok(12), Ok(5))));
+    let filesystems = guest.inspect_get_filesystems(&roots[0]).expect("known");
+    assert_eq!(filesystems.len(), guest.inspect_get_mountpoints(&roots[0]).expect("known").len());
+    assert!(guest.inspect_get_drive_mappings(&roots[0]).expect("none").is_empty());
+    assert!(guest.inspect_get_type("/dev/sdx").is_err());
     let applications = guest.inspect_list_applications(&roots[0]).expect("known");
     assert_eq!(applications, [("base-files".to_owned(), "12.4".to_owned())]);
     assert!(guest.inspect_get_icon(&roots[0]).expect("none").is_empty());
     let found = guest.find_root(&roots[0]).expect("named");
     assert_eq!(found.name(), roots[0]);
     assert!(guest.find_root("/dev/sdx").is_err());
-}
-
-fn mounts(system: &Value) -> Vec<String> {
-    let text = |value: &Value| value.as_str().map(str::to_owned).or(value.as_u64().map(|number| number.to_string()));
-    let line = |place: &Value| {
-        let subvolume = text(&place["subvolume"]).or_else(|| text(&place["subvolume_id"]));
-        let subvolume = subvolume.map(|name| format!(" {name}")).unwrap_or_default();
-        format!("{} {}{subvolume}", text(&place["mountpoint"]).expect("text"), text(&place["device"]).expect("text"))
-    };
-    system["mounts"].as_array().expect("a list").iter().map(line).collect()
 }
 
 #[test]
@@ -180,7 +90,7 @@ fn a_guest_on_xfs_is_one_tree() {
     assert_eq!(system["packages"][0]["name"], "base-files");
     assert_eq!(told["filesystems"][1]["type"], "xfs");
     assert!(told["filesystems"][1]["usage"]["used"].as_u64().expect("told") > 0);
-    is_one_tree(&workspace, &disk, &tree);
+    is_one_tree(&workspace, &disk, &tree, &[]);
     is_mounted_by_its_calls(&disk);
 }
 
@@ -201,7 +111,7 @@ fn a_guest_on_subvolumes_of_btrfs_is_one_tree() {
     let log = list.lines().find(|line| line.ends_with("@log")).and_then(|line| line.split(' ').nth(1)).expect("an id");
     let fstab = format!(
         "UUID={uuid} / btrfs defaults,subvol=@ 0 0\nUUID={uuid} /home btrfs defaults,subvol=/@home 0 0\n\
-         UUID={uuid} /var/log btrfs subvolid={log} 0 0\nUUID={BOOT_UUID} /boot/efi vfat umask=0077 0 1\n"
+         UUID={uuid} /var/log btrfs subvolid={log} 0 0\n/home/ann /srv/people none bind 0 0\nUUID={BOOT_UUID} /boot/efi vfat umask=0077 0 1\n"
     );
     fs::write(tree.join("etc/fstab"), fstab).expect("written");
     fs::create_dir_all(tree.join("home/ann")).expect("made");
@@ -220,9 +130,11 @@ fn a_guest_on_subvolumes_of_btrfs_is_one_tree() {
     assert_eq!(systems.len(), 1, "{systems:#?}");
     assert_eq!(systems[0]["root"], "btrfsvol:/dev/sda2/@");
     let log_line = format!("/var/log /dev/sda2 {log}");
-    let expected = ["/ /dev/sda2 @", "/home /dev/sda2 @home", log_line.as_str(), "/boot/efi /dev/sda1"];
+    // The bind mount's own folder is not there, so it is told and not mounted.
+    let bound = "/srv/people /dev/sda2 @home";
+    let expected = ["/ /dev/sda2 @", "/home /dev/sda2 @home", log_line.as_str(), "/boot/efi /dev/sda1", bound];
     assert_eq!(mounts(&systems[0]), expected);
-    is_one_tree(&workspace, &disk, &tree);
+    is_one_tree(&workspace, &disk, &tree, &[]);
     is_mounted_by_its_calls(&disk);
     // By hand, as guestmount has it, and by the name of the root.
     let home = format!("/dev/sda2:/home:subvolid={log}");
@@ -240,7 +152,11 @@ fn a_guest_on_subvolumes_of_btrfs_is_one_tree() {
     let (code, printed, said) = guestctl(&[OsStr::new("inspect"), "--xml".as_ref(), disk.as_os_str()]);
     assert_eq!(code, 0, "{said}");
     let xml = String::from_utf8(printed).expect("text");
-    assert!(xml.contains("<mountpoint dev=\"btrfsvol:/dev/sda2/@home\">/home</mountpoint>"), "{xml}");
+    for (device, folder) in [("/@", "/"), ("/@home", "/home"), ("/@log", "/var/log")] {
+        let line = format!("<mountpoint dev=\"btrfsvol:/dev/sda2{device}\">{folder}</mountpoint>");
+        assert!(xml.contains(&line), "{line}: {xml}");
+    }
+    assert!(!xml.contains("/srv/people") && xml.matches("<filesystem dev=").count() == 4, "{xml}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! images that are cut short. Nothing may panic, hang or take much memory; errors are what is expected.
 
 mod common;
+#[path = "common/damage.rs"]
+mod damage;
 #[path = "common/xfs.rs"]
 mod xfs;
 
@@ -346,6 +348,73 @@ fn evenly(bytes: &[u8]) -> Vec<Site> {
 fn damaged_metadata_is_an_error_and_nothing_worse() {
     let Some([clean, _]) = images() else { return };
     damage(clean, &evenly(clean), 6000, 1);
+}
+
+/// What the driver reads in the places that [`sites`] finds, by the first bytes of each.
+fn kind(bytes: &[u8], site: Site) -> &'static str {
+    let place = &bytes[site.offset as usize..];
+    match &place[..4] {
+        b"XFSB" => "superblock",
+        b"XAGF" => "free space",
+        b"XAGI" => "inode index",
+        b"IAB3" => "B-tree of inodes",
+        b"BMA3" => "B-tree of extents",
+        b"XDB3" => "directory of one block",
+        b"XDD3" => "directory data",
+        b"XSLM" => "symbolic link",
+        b"XARM" => "remote attribute",
+        _ if place[..2] == *b"IN" => "inode",
+        _ => match be16(place, 8) {
+            0x3df1 | 0x3dff => "directory leaf",
+            0x3bee => "attribute leaf",
+            _ => "node",
+        },
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_metadata_of_any_kind_costs_what_lies_there_and_nothing_else() {
+    let Some([clean, _]) = images() else { return };
+    let open = |device| Xfs::open(Arc::new(device), &options());
+    let whole = damage::read_tree(&open(Changed::new(clean)).expect("opens"));
+    let mut kinds: BTreeMap<&str, Vec<Site>> = BTreeMap::new();
+    for site in sites(clean).into_iter().filter(|site| site.checksum.is_some()) {
+        kinds.entry(kind(clean, site)).or_default().push(site);
+    }
+    let mut noticed = BTreeSet::new();
+    for (kind, sites) in kinds {
+        for site in sites.iter().step_by((sites.len() / 6).max(1)) {
+            let what = format!("a bit of the {kind} at {}", site.offset);
+            let mut device = Changed::new(clean);
+            let at = site.offset + site.len as u64 / 2 + 3;
+            let flipped = device.get(at, 1)[0] ^ 0x10;
+            device.put(at, &[flipped]);
+            match open(device) {
+                Ok(filesystem) => {
+                    let loss = damage::compare(&whole, &damage::read_tree(&filesystem), &what);
+                    println!("{what}: {} parts as before, {} refused: {}", loss.same, loss.refused, loss.said);
+                    if loss.refused > 0 {
+                        noticed.insert(kind);
+                        assert!(loss.hides_all || loss.same > 600, "{what}: {loss:?}");
+                    }
+                }
+                Err(error) => {
+                    println!("{what}: not opened: {error}");
+                    assert!(
+                        ["superblock", "inode"].contains(&kind) && !error.to_string().contains('\n'),
+                        "{what}: {error}"
+                    );
+                    noticed.insert(kind);
+                }
+            }
+        }
+    }
+    for kind in
+        ["superblock", "inode", "B-tree of extents", "directory data", "directory of one block", "attribute leaf"]
+    {
+        assert!(noticed.contains(kind), "{kind}: {noticed:?}");
+    }
+    assert!(noticed.contains("symbolic link") && noticed.contains("remote attribute"), "{noticed:?}");
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn a_log_whose_last_records_are_torn_ends_where_the_kernel_ends_it() {
             }
             None => {
                 let error = ours.err().unwrap_or_else(|| panic!("case {case}: the kernel refuses it"));
-                assert_eq!(error.errno(), libc::EUCLEAN, "{error}");
+                assert_eq!(error.errno(), libc::EIO, "{error}");
                 refused += 1;
             }
         }

@@ -41,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
             known.get(usize::from(step[1]) % known.len().max(1)).cloned().unwrap_or((root, b"x".to_vec(), root));
         let fresh = format!("new-{}", step[2]).into_bytes();
         let amount = u64::from(step[3]) * 700;
-        let _ = match step[0] % 14 {
+        let _ = match step[0] % 15 {
             0 => writer.create(dir, &fresh, FileType::Regular, 0o644, (0, 0), &WHO).map(|_| ()),
             1 => writer.mkdir(dir, &fresh, 0o755, &WHO).map(|_| ()),
             2 => writer.symlink(dir, &fresh, &vec![b'l'; usize::from(step[3]) + 1], &WHO).map(|_| ()),
@@ -53,8 +53,9 @@ fuzz_target!(|input: &[u8]| {
             8 => writer.set_attr(ino, &SetAttr { size: Some(amount), ..SetAttr::default() }).map(|_| ()),
             9 => writer.fallocate(ino, amount, 9000, FallocateMode::PunchHole),
             10 => writer.fallocate(ino, amount, 9000, FallocateMode::Allocate),
-            11 => writer.set_xattr(ino, b"user.fuzz", &vec![1; usize::from(step[3]) * 4], XattrMode::Set),
-            12 => writer.fsync(ino, false),
+            11 => writer.set_xattr(ino, b"user.fuzz", &vec![1; usize::from(step[3]) * 16], XattrMode::Set),
+            12 => writer.remove_xattr(ino, b"user.fuzz"),
+            13 => writer.fsync(ino, false),
             _ => writer.sync(),
         };
     }

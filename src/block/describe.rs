@@ -1,13 +1,15 @@
 //! What an image is, without reading its disk.
 
-use super::open::{OpenOptions, open, open_file};
-use super::qcow2::{Compression, FileStorage, Header};
+use super::open::{OpenOptions, open, open_file, parts_of_split};
+use super::qcow2::{Compression, DeviceStorage, FileStorage, Header};
 use super::references::{Guard, references};
-use super::{ImageFormat, RawDevice};
+use super::{ImageFormat, RawDevice, SharedDevice, archive};
 use crate::error::{ErrorContext, IoContext, Result};
 use serde::Serialize;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A file below an image.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +33,17 @@ pub struct SnapshotInfo {
     pub time: u32,
     /// The size of the disk in it, in bytes.
     pub size: u64,
+}
+
+/// What an image lies in, where its file is not the image itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Container {
+    /// `tar` for an archive, an appliance among them, and `split` for an image in several files.
+    pub kind: &'static str,
+    /// The member of the archive that is the image.
+    pub member: Option<String>,
+    /// How many files it is.
+    pub files: usize,
 }
 
 /// What is known of an image.
@@ -58,6 +71,8 @@ pub struct ImageInfo {
     pub chain: Vec<ChainLink>,
     /// The internal snapshots.
     pub snapshots: Vec<SnapshotInfo>,
+    /// What it lies in, where the file is not the image itself.
+    pub container: Option<Container>,
     /// Why the disk cannot be opened, if it cannot.
     pub problem: Option<String>,
 }
@@ -87,18 +102,15 @@ pub fn describe(image: &str, options: &OpenOptions) -> Result<ImageInfo> {
         info.file_size = metadata.len();
         info.allocated = metadata.blocks() * 512;
         if matches!(format, ImageFormat::Qcow2 { .. }) {
-            let header = Header::read(&FileStorage::new(file, image))?;
-            info.virtual_size = Some(header.size);
-            info.version = Some(header.version);
-            info.cluster_size = Some(header.cluster_size());
-            info.compression = Some(match header.compression {
-                Compression::Zlib => "zlib",
-                Compression::Zstd => "zstd",
-            });
-            info.dirty = header.is_dirty;
+            info.tell_header(&Header::read(&FileStorage::new(file.try_clone().doing(|| "cannot read it")?, image))?);
         }
         let guard = Guard::new(path, &options.allow_backing)?;
-        follow(path, format, &guard, &mut info.chain);
+        if options.format.is_none() && format == ImageFormat::Raw {
+            info.look_inside(file, path, &guard)?;
+        }
+        if info.container.is_none() {
+            follow(path, format, &guard, &mut info.chain);
+        }
         match open(image, options) {
             Ok(opened) => {
                 info.virtual_size = Some(opened.device.size());
@@ -121,6 +133,47 @@ pub fn describe(image: &str, options: &OpenOptions) -> Result<ImageInfo> {
 }
 
 impl ImageInfo {
+    /// Tells what the header of a qcow2 image says.
+    fn tell_header(&mut self, header: &Header) {
+        self.virtual_size = Some(header.size);
+        self.version = Some(header.version);
+        self.cluster_size = Some(header.cluster_size());
+        self.compression = Some(match header.compression {
+            Compression::Zlib => "zlib",
+            Compression::Zstd => "zstd",
+        });
+        self.dirty = header.is_dirty;
+    }
+
+    /// Finds the image in an archive, or the other files of one that is split.
+    fn look_inside(&mut self, file: File, path: &Path, guard: &Guard) -> Result<()> {
+        let whole: SharedDevice = Arc::new(RawDevice::from_file(file, path, true)?);
+        if archive::is_archive(&*whole)? {
+            let member = match archive::find(&whole) {
+                Ok(member) => member,
+                Err(error) => {
+                    self.container = Some(Container { kind: "tar", member: None, files: 1 });
+                    self.problem = Some(error.root().to_string());
+                    return Ok(());
+                }
+            };
+            self.format = member.format.name().to_owned();
+            if matches!(member.format, ImageFormat::Qcow2 { .. }) {
+                self.tell_header(&Header::read(&DeviceStorage::new(member.device))?);
+            }
+            self.container = Some(Container { kind: "tar", member: Some(member.name), files: 1 });
+        } else if let Some(parts) = parts_of_split(path, guard)? {
+            (self.file_size, self.allocated) = (0, 0);
+            for part in &parts {
+                let metadata = part.metadata().doing(|| format!("cannot look at {}", part.display()))?;
+                self.file_size = self.file_size.saturating_add(metadata.len());
+                self.allocated = self.allocated.saturating_add(metadata.blocks().saturating_mul(512));
+            }
+            self.container = Some(Container { kind: "split", member: None, files: parts.len() });
+        }
+        Ok(())
+    }
+
     fn new(image: &str, format: ImageFormat) -> Self {
         Self {
             image: image.to_owned(),
@@ -134,6 +187,7 @@ impl ImageInfo {
             dirty: false,
             chain: Vec::new(),
             snapshots: Vec::new(),
+            container: None,
             problem: None,
         }
     }

@@ -17,7 +17,7 @@ mod runs;
 mod slice;
 mod split;
 
-pub use describe::{ChainLink, ImageInfo, describe};
+pub use describe::{ChainLink, Container, ImageInfo, describe};
 pub use memory::MemoryDevice;
 pub use open::{OpenImage, OpenOptions, Via, is_remote, open, open_with_overlay};
 pub use probe::{ImageFormat, PROBE_LENGTH, TRAILER_LENGTH};

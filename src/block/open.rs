@@ -332,7 +332,7 @@ fn open_archive(file: File, path: &Path, options: &OpenOptions) -> Result<OpenIm
 }
 
 /// Returns the names of the parts of a split image whose first part is `path`; `None` where it is whole.
-fn parts_of_split(path: &Path, guard: &Guard) -> Result<Option<Vec<PathBuf>>> {
+pub(super) fn parts_of_split(path: &Path, guard: &Guard) -> Result<Option<Vec<PathBuf>>> {
     const MAX_PARTS: u32 = 999;
     if path.extension() != Some(OsStr::new("001")) {
         return Ok(None);

@@ -1,11 +1,13 @@
 //! `guestctl create`.
 
 use super::output::parse_size;
+use super::show::Bar;
 use crate::block::ImageFormat;
 use crate::error::Result;
 use crate::guestfs::{CreateOptions, create};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Make a new, empty disk image
 #[derive(Debug, clap::Args)]
@@ -39,6 +41,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None if args.backing.is_some() => ImageFormat::Qcow2 { version: 3 },
         None => by_ending(&args.image),
     };
+    // What is half-made is removed before the program ends.
+    Bar::end_on_signals(&Arc::default())?;
     let options = CreateOptions { size: args.size, backing: args.backing.clone(), force: args.force };
     create(&args.image, format, &options)?;
     Ok(ExitCode::SUCCESS)

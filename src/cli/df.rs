@@ -2,19 +2,23 @@
 
 use super::image::Reading;
 use super::output;
+use super::show::LongHelp;
 use crate::error::{ErrorContext, IoContext, Result};
 use serde::Serialize;
 use std::process::ExitCode;
 
 /// Show how full the filesystems of an image are
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  guestctl df -H debian.qcow2\n  guestctl df --json debian.qcow2")]
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:\n  guestctl df -h debian.qcow2\n  guestctl df --json debian.qcow2"
+)]
 pub(super) struct Args {
     /// Disk image or URL
     image: String,
 
     /// Show sizes like 1.5G instead of units of 1 KiB
-    #[arg(short = 'H', long)]
+    #[arg(short = 'h', short_alias = 'H', long)]
     human: bool,
 
     /// Count inodes instead of space
@@ -27,6 +31,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     reading: Reading,
+
+    #[command(flatten)]
+    help: LongHelp,
 }
 
 #[derive(Serialize)]

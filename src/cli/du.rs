@@ -2,6 +2,7 @@
 
 use super::image::{self, Reading};
 use super::output::{self, Names};
+use super::show::LongHelp;
 use super::{exit, row};
 use crate::error::{IoContext, Result};
 use crate::fs::FileType;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 /// Sizes are units of 1 KiB, as those of du(1). A file with several names counts once.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  guestctl du -sH debian.qcow2 /usr /var\n  guestctl du --depth 1 debian.qcow2:/home"
+    disable_help_flag = true,
+    after_help = "Examples:\n  guestctl du -sh debian.qcow2 /usr /var\n  guestctl du --depth 1 debian.qcow2:/home"
 )]
 pub(super) struct Args {
     /// Disk image or URL; IMAGE:PATH names the folder too
@@ -45,7 +47,7 @@ pub(super) struct Args {
     bytes: bool,
 
     /// Show sizes like 1.5G
-    #[arg(short = 'H', long)]
+    #[arg(short = 'h', short_alias = 'H', long)]
     human: bool,
 
     /// End lines with NUL
@@ -58,6 +60,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     reading: Reading,
+
+    #[command(flatten)]
+    help: LongHelp,
 }
 
 #[derive(Serialize)]

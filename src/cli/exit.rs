@@ -23,7 +23,8 @@ pub(super) fn code(error: &Error) -> u8 {
         Error::InUse(_) => IN_USE,
         Error::NotFound(_) | Error::Errno(libc::ENOENT | libc::ENOTDIR) => NOT_FOUND,
         Error::Usage(_) => USAGE,
-        Error::Errno(libc::EUCLEAN) => DAMAGED,
+        // A file of the host that was named.
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
         Error::Errno(libc::EBUSY) => IN_USE,
         Error::Errno(libc::EOPNOTSUPP) => UNSUPPORTED,
         _ => FAILED,

@@ -3,7 +3,7 @@
 use super::image::Source;
 use super::ls::time_text;
 use super::output::{self, human, one_line};
-use crate::block::{ImageInfo, describe};
+use crate::block::{Container, ImageInfo, describe};
 use crate::error::{IoContext, Result};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -41,6 +41,14 @@ fn show(info: &ImageInfo) -> String {
     let mut text = format!("image:         {}\nformat:        {}", one_line(&info.image), info.format);
     if let Some(version) = info.version {
         text.push_str(&format!(" version {version}"));
+    }
+    match &info.container {
+        Some(Container { kind: "split", files, .. }) => text.push_str(&format!("\nlies in:       {files} files")),
+        Some(Container { member: Some(member), .. }) => {
+            text.push_str(&format!("\nlies in:       a tar archive, as {}", one_line(member)));
+        }
+        Some(_) => text.push_str("\nlies in:       a tar archive"),
+        None => {}
     }
     if let Some(virtual_size) = info.virtual_size {
         text.push_str(&format!("\nvirtual size:  {}", size(virtual_size)));

@@ -3,6 +3,7 @@
 use super::image::{self, Choosing, Opening};
 use super::output::{self, Names};
 use super::row::Row;
+use super::show::LongHelp;
 use crate::error::{IoContext, Result};
 use crate::fs::{Attr, FileType};
 use crate::guestfs::mode_text;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 /// are not this host's.
 #[derive(Debug, clap::Args)]
 #[command(
+    disable_help_flag = true,
     after_help = "Examples:\n  guestctl ls debian.qcow2 /etc\n  guestctl ls -lR debian.qcow2:/boot\n  guestctl ls -0 debian.qcow2 / | xargs -0 ..."
 )]
 pub(super) struct Args {
@@ -37,7 +39,7 @@ pub(super) struct Args {
     recursive: bool,
 
     /// With -l, show sizes like 1.5G
-    #[arg(short = 'H', long)]
+    #[arg(short = 'h', short_alias = 'H', long)]
     human: bool,
 
     /// End names with NUL instead of a line feed
@@ -53,6 +55,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     opening: Opening,
+
+    #[command(flatten)]
+    help: LongHelp,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {

@@ -2,6 +2,7 @@
 
 use super::image::Opening;
 use super::output::parse_size;
+use super::show::Showing;
 use crate::error::{Error, Result};
 use crate::guestfs::MkfsOptions;
 use std::process::ExitCode;
@@ -39,11 +40,15 @@ pub(super) struct Args {
     features: Option<String>,
 
     #[command(flatten)]
+    showing: Showing,
+
+    #[command(flatten)]
     opening: Opening,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut guest = args.opening.open_with(&args.image, true, None, false)?;
+    args.showing.watch(&mut guest)?;
     let device = match &args.device {
         Some(device) => device.clone(),
         None if guest.list_partitions()?.is_empty() => String::from("/dev/sda"),

@@ -21,6 +21,7 @@ mod find;
 mod grep;
 mod image;
 mod info;
+mod input;
 mod inspect;
 mod jobs;
 mod keys;
@@ -42,6 +43,7 @@ mod target;
 mod umount;
 
 use crate::error::Result;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -111,8 +113,12 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // What cannot be printed cannot be told either.
-            let _ = error.print();
+            if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                eprintln!("guestctl: {}", output::wrong_use(&error.render().to_string()));
+            } else {
+                // What cannot be printed cannot be told either.
+                let _ = error.print();
+            }
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
         }
     };

@@ -10,6 +10,14 @@ pub(super) fn one_line(text: &str) -> String {
     text.chars().flat_map(|each| if each.is_control() { each.escape_default().collect() } else { vec![each] }).collect()
 }
 
+/// Returns what clap says of arguments that it does not take as one line: what is wrong, what may have been meant, the usage.
+pub(super) fn wrong_use(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let paragraphs = message.split("\n\n").filter(|text| !text.starts_with("For more information"));
+    let lines: Vec<String> = paragraphs.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    one_line(&lines.join("; ").replace("; Usage: ", "; usage: "))
+}
+
 /// Writes names as they are, or with control characters escaped where a terminal would obey them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names {
@@ -135,6 +143,15 @@ mod tests {
         for wrong in ["", "M", "-1", "10X", "99999999999T", "nan", "1e400"] {
             parse_size(wrong).expect_err(wrong);
         }
+    }
+
+    #[test]
+    fn wrong_use_is_told_in_one_line() {
+        let said = "error: unexpected argument '--foo\u{1b}' found\n\n  tip: a similar argument exists: '--force'\n\n\
+                    Usage: guestctl cat <IMAGE>\n\nFor more information, try '--help'.\n";
+        let told = "unexpected argument '--foo\\u{1b}' found; tip: a similar argument exists: '--force'; \
+                    usage: guestctl cat <IMAGE>";
+        assert_eq!(wrong_use(said), told);
     }
 
     #[test]

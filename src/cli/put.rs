@@ -1,6 +1,7 @@
 //! `guestctl write`, `copy-in` and `tar-in`.
 
 use super::image::{self, Changing};
+use super::input::Input;
 use super::show::Showing;
 use super::{exit, output, target};
 use crate::error::{Error, ErrorContext, Result};
@@ -42,7 +43,7 @@ pub(super) fn write(args: &WriteArgs) -> Result<ExitCode> {
         _ => return Err(Error::Usage("name one file: guestctl write IMAGE PATH".into())),
     };
     let guest = target::open(image, args.showing, &args.changing)?;
-    let mut input = io::stdin().lock();
+    let mut input = Input::new()?;
     let done =
         if args.append { append(&guest, path, &mut input) } else { guest.write_from(path, &mut input).map(drop) };
     target::end(guest, done.at(|| image)).map(|()| ExitCode::SUCCESS)
@@ -202,7 +203,7 @@ pub(super) fn tar_in(args: &TarInArgs) -> Result<ExitCode> {
     };
     let guest = target::open(image, args.showing, &args.changing)?;
     let done = match args.archive.to_str() {
-        Some("-") => guest.tar_in_with(&mut io::stdin(), folder, &options),
+        Some("-") => guest.tar_in_with(&mut Input::new()?, folder, &options),
         _ => guest.tar_in_from(Path::new(&args.archive), folder, &options),
     };
     target::end(guest, done.at(|| image)).map(|()| ExitCode::SUCCESS)

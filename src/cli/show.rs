@@ -20,6 +20,15 @@ pub(super) struct Showing {
     pub(super) quiet: bool,
 }
 
+/// `--help` of a command that has another meaning for `-h`.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(super) struct LongHelp {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::HelpLong)]
+    #[allow(dead_code, reason = "clap acts on it")]
+    help: Option<bool>,
+}
+
 /// A bar that appears when the work takes a while and standard error is a terminal.
 #[derive(Clone)]
 pub(super) struct Bar {

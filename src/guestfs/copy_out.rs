@@ -302,7 +302,10 @@ impl Target<'_> {
         };
         in_order(listed.files.iter(), threads, 256, copy, |result| match result {
             Ok(()) => Ok(()),
-            Err((_, error)) if error.is_errno(libc::EINTR) || error.is_errno(libc::ENOSPC) => Err(error),
+            // A full host and an interruption end it all.
+            Err((path, error)) if matches!(error.errno(), libc::EINTR | libc::ENOSPC | libc::EDQUOT) => {
+                Err(error.at(path.escape_ascii().to_string()))
+            }
             Err((path, error)) => failed(&path, error),
         })?;
         let mut last = None;

@@ -1,4 +1,5 @@
-//! Changing the label and the UUID of a filesystem, by the distribution's own tools.
+//! Changing the label and the UUID of a filesystem: of ext2, ext3 and ext4 in the superblock, of others by the distribution's
+//! own tools.
 //!
 //! A tool works on a sparse copy of what the device holds; what it changed is then copied back. So every checksum and every
 //! copy of a superblock is what the tool makes of it, a tool never sees the image, and neither root nor a device node is
@@ -8,6 +9,7 @@ use super::Guestfs;
 use super::mkfs::{PIECE, find_program};
 use crate::block::{BlockDevice, ExtentKind, RawDevice};
 use crate::error::{Error, ErrorContext, IoContext, Result};
+use crate::fs::ext4::identity::{self, Identity};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -153,17 +155,34 @@ fn change(device: &dyn BlockDevice, tool: &Tool, value: &str) -> Result<()> {
     device.flush()
 }
 
+/// Changes the superblock alone, and says whether that was enough.
+fn by_superblock(device: &dyn BlockDevice, kind: &str, what: What, value: &str) -> Result<bool> {
+    if !matches!(kind, "ext2" | "ext3" | "ext4") {
+        return Ok(false);
+    }
+    match what {
+        What::Label => identity::change(device, Identity::Label(value.as_bytes())),
+        What::Uuid => {
+            let digits = value.replace('-', "");
+            let number = u128::from_str_radix(&digits, 16).expect("its digits were checked");
+            identity::change(device, Identity::Uuid(number.to_be_bytes()))
+        }
+    }
+}
+
 impl Guestfs {
     fn change_identity(&mut self, device: &str, what: What, value: &str) -> Result<()> {
         let kind = self.vfs_type(device)?;
         let tool = tool(&kind, what).at(|| device)?;
         let value = checked(&kind, what, value)?;
         let (target, disk) = self.target(device)?;
-        self.timed("set_identity", || change(&*target, &tool, &value).at(|| device))?;
+        let work =
+            || if by_superblock(&*target, &kind, what, &value)? { Ok(()) } else { change(&*target, &tool, &value) };
+        self.timed("set_identity", || work().at(|| device))?;
         self.rescan(disk)
     }
 
-    /// Sets the label of the filesystem on a device that is not mounted, by the distribution's own tool: ext2, ext3, ext4,
+    /// Sets the label of the filesystem on a device that is not mounted: ext2, ext3, ext4, and by the distribution's own tools
     /// xfs, btrfs, vfat, ntfs, exfat and swap.
     ///
     /// # Errors
@@ -174,8 +193,8 @@ impl Guestfs {
         self.change_identity(device, What::Label, label)
     }
 
-    /// Sets the UUID of the filesystem on a device that is not mounted, by the distribution's own tool: ext2, ext3, ext4,
-    /// xfs, btrfs and swap; of vfat its serial number.
+    /// Sets the UUID of the filesystem on a device that is not mounted: ext2, ext3, ext4 (by tune2fs where checksums depend on
+    /// it), and by the distribution's own tools xfs, btrfs and swap; of vfat its serial number.
     ///
     /// # Errors
     /// As [`set_label`](Self::set_label); [`Error::Usage`] for what is no UUID.

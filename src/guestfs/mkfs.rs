@@ -5,6 +5,7 @@
 //! image.
 
 use super::Guestfs;
+use super::progress::Meter;
 use crate::block::{BlockDevice, ExtentKind, RawDevice};
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use std::ffi::OsString;
@@ -165,8 +166,8 @@ impl Tool {
 ///
 /// # Errors
 /// [`Error::Usage`] for an unknown type or an option that its tool does not have, [`Error::NotFound`] when the tool is
-/// not installed, [`Error::Io`] with what the tool said, and those of writing.
-pub(crate) fn make(device: &dyn BlockDevice, kind: &str, options: &MkfsOptions) -> Result<()> {
+/// not installed, [`Error::Io`] with what the tool said, `EINTR` where the meter ends it before anything is written, and those of writing.
+fn make(device: &dyn BlockDevice, kind: &str, options: &MkfsOptions, meter: &Meter) -> Result<()> {
     if device.is_read_only() {
         return Err(Error::Errno(libc::EROFS));
     }
@@ -175,6 +176,8 @@ pub(crate) fn make(device: &dyn BlockDevice, kind: &str, options: &MkfsOptions) 
         tempfile::Builder::new().prefix("guestctl-mkfs-").tempfile().doing(|| "cannot make a scratch file")?;
     scratch.as_file().set_len(device.size()).doing(|| "cannot make a scratch file")?;
     tool.run(scratch.path(), options)?;
+    // Until here the device is what it was; from here on it gets all of the filesystem.
+    meter.add(0)?;
     let made = RawDevice::open(scratch.path(), false)?;
     if made.size() != device.size() {
         return Err(Error::io(format!("{} changed the size", tool.program), std::io::ErrorKind::Other.into()));
@@ -233,7 +236,7 @@ impl Guestfs {
     pub fn mkfs_opts(&mut self, kind: &str, device: &str, options: &MkfsOptions) -> Result<()> {
         let started = Instant::now();
         let (target, disk) = self.target(device)?;
-        make(&*target, kind, options).at(|| device)?;
+        make(&*target, kind, options, &self.meter(target.size())).at(|| device)?;
         log::info!("operation=mkfs type={kind} duration_ms={:.1}", started.elapsed().as_secs_f64() * 1000.0);
         self.rescan(disk)
     }

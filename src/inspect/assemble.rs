@@ -29,6 +29,8 @@ pub struct DeviceId {
     pub kind: Option<String>,
     /// The partition's type GUID, in lower case.
     pub part_type_guid: Option<String>,
+    /// The attributes of the partition's GPT entry; 0 where there are none.
+    pub part_attributes: u64,
     /// Where the partition begins on its disk, in bytes.
     pub start: Option<u64>,
     /// The name of the device that this one was opened from: the partition below a LUKS device, a member of an array.
@@ -212,8 +214,9 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
             assembly.missing.push(format!("{} on {place}: no such device", entry.spec));
         }
     }
-    if !usable && root.kind.is_none_or(|kind| kind == Kind::Linux) {
-        discover(root, devices, &mut assembly);
+    if root.kind.is_none_or(|kind| kind == Kind::Linux) {
+        discover(root, devices, usable, &mut assembly);
+        usr_of_coreos(root, devices, &mut assembly);
     }
     if root.deployment.is_some() && !assembly.mounts.iter().any(|placed| placed.mountpoint == b"/boot") {
         boot_by_label(devices, &mut assembly);
@@ -326,7 +329,12 @@ const USR: [(&str, &str); 5] = [
     ("riscv64", "beaec34b-8442-439b-a40b-984381ed097d"),
 ];
 
-fn discover(root: &RootCandidate, devices: &[DeviceId], assembly: &mut Assembly) {
+/// Where partitions of such a type go beside what fstab names, as systemd's generator mounts them too. The others are mounted
+/// only where fstab says nothing: it may have its own place for them.
+const BESIDE_FSTAB: [&str; 3] = ["/home", "/srv", "/var/tmp"];
+
+/// Mounts partitions by their types, on folders that fstab does not name.
+fn discover(root: &RootCandidate, devices: &[DeviceId], has_fstab: bool, assembly: &mut Assembly) {
     let disk = drive_of(&root.device, devices);
     let has_xbootldr = devices.iter().any(|device| device.part_type_guid.as_deref() == Some(DISCOVERABLE[4].0));
     for device in devices {
@@ -339,15 +347,48 @@ fn discover(root: &RootCandidate, devices: &[DeviceId], assembly: &mut Assembly)
         let usr =
             USR.iter().find(|(arch, known)| *known == guid && root.arch.as_deref().is_none_or(|own| own == *arch));
         let Some(mut place) = known.or(usr.map(|_| "/usr")) else { continue };
-        if guid == EFI_SYSTEM && !has_xbootldr {
+        if guid == EFI_SYSTEM && !has_xbootldr && !has_fstab {
             place = "/boot";
         }
-        if assembly.mounts.iter().any(|placed| placed.mountpoint == place.as_bytes()) {
+        if has_fstab && !BESIDE_FSTAB.contains(&place) {
+            continue;
+        }
+        let is_taken =
+            |placed: &Placed| placed.mountpoint == place.as_bytes() || has_fstab && placed.device == held.name;
+        let is_named = |entry: &MountEntry| plain(&entry.mountpoint) == place.as_bytes();
+        if assembly.mounts.iter().any(is_taken) || root.mounts.iter().any(is_named) {
             continue;
         }
         assembly.mounts.push(Placed {
             device: held.name.clone(),
             mountpoint: place.as_bytes().to_vec(),
+            subvolume: None,
+            subvolume_id: None,
+            folder: None,
+        });
+    }
+}
+
+/// The type GUID of the partitions that Flatcar and Container Linux have their `/usr` in, one for each of two versions.
+const COREOS_USR: &str = "5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6";
+
+/// Mounts `/usr` of a Flatcar or Container Linux: of its two partitions the one that boots, which their attributes tell as on
+/// ChromeOS (priority in bits 48 to 51, tries in 52 to 55, success in bit 56).
+fn usr_of_coreos(root: &RootCandidate, devices: &[DeviceId], assembly: &mut Assembly) {
+    let disk = drive_of(&root.device, devices);
+    let is_usr = |device: &&DeviceId| {
+        device.part_type_guid.as_deref() == Some(COREOS_USR) && device.kind.is_some() && disk_of(&device.name) == disk
+    };
+    let boots = |device: &&DeviceId| {
+        let bits = |from: u32, mask: u64| device.part_attributes >> from & mask;
+        (bits(56, 1) == 1 || bits(52, 15) > 0, bits(48, 15))
+    };
+    // Of equal ones the first is taken.
+    let Some(chosen) = devices.iter().filter(is_usr).rev().max_by_key(boots) else { return };
+    if !assembly.mounts.iter().any(|placed| placed.mountpoint == b"/usr") {
+        assembly.mounts.push(Placed {
+            device: chosen.name.clone(),
+            mountpoint: b"/usr".to_vec(),
             subvolume: None,
             subvolume_id: None,
             folder: None,
@@ -406,6 +447,12 @@ fn part_of(path: &str) -> Option<Part> {
         let disk = letters.bytes().fold(0, |disk, letter| disk * 26 + usize::from(letter - b'a') + 1) - 1;
         return Some(Part { disk, number: number_of(number)? });
     }
+    for controllers in ["cciss/c", "ida/c"] {
+        // Of the first controller of a Smart Array, disk by disk.
+        let Some(rest) = name.strip_prefix(controllers).and_then(|rest| rest.strip_prefix("0d")) else { continue };
+        let (disk, number) = rest.split_once('p').map_or((rest, ""), |(disk, number)| (disk, number));
+        return Some(Part { disk: disk.parse().ok()?, number: number_of(number)? });
+    }
     for (prefix, separator) in [
         ("nvme", "p"),
         ("mmcblk", "p"),
@@ -422,9 +469,13 @@ fn part_of(path: &str) -> Option<Part> {
         let Some(rest) = name.strip_prefix(prefix) else { continue };
         let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
         let (digits, mut rest) = rest.split_at(end);
-        let Ok(disk) = digits.parse::<usize>() else { continue };
+        let Ok(mut disk) = digits.parse::<usize>() else { continue };
         if prefix == "nvme" {
-            rest = rest.strip_prefix("n1")?;
+            // Each namespace of a controller is a disk, counted from 1.
+            let namespace = rest.strip_prefix('n')?;
+            let end = namespace.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(namespace.len());
+            disk = disk.checked_add(namespace[..end].parse::<usize>().ok()?.checked_sub(1)?)?;
+            rest = &namespace[end..];
         }
         if rest.is_empty() {
             return Some(Part { disk, number: None });
@@ -433,6 +484,16 @@ fn part_of(path: &str) -> Option<Part> {
         return Some(Part { disk, number: Some(number_of(number)??) });
     }
     None
+}
+
+/// Takes the name that multipath gives a disk apart: `/dev/mapper/mpatha` is the first, and `mpatha1`, `mpathap1` or
+/// `mpatha-part1` its first partition.
+fn multipath_of(path: &str) -> Option<Part> {
+    let rest = path.strip_prefix("/dev/mapper/mpath")?;
+    let letter = rest.bytes().next().filter(u8::is_ascii_lowercase)?;
+    let rest = &rest[1..];
+    let number = rest.strip_prefix("-part").or_else(|| rest.strip_prefix('p')).unwrap_or(rest);
+    Some(Part { disk: usize::from(letter - b'a'), number: number_of(number)? })
 }
 
 /// Reads a partition's number; the inner none is for no number at all.
@@ -481,7 +542,8 @@ impl<'a> Names<'a> {
         let own = root.mounts.iter().find(|entry| is_root(&entry.mountpoint));
         let root_disk = own.and_then(|entry| match &entry.spec {
             MountSpec::Path(path) => {
-                let part = part_of(std::str::from_utf8(path).ok()?)?;
+                let path = std::str::from_utf8(path).ok()?;
+                let part = part_of(path).or_else(|| multipath_of(path))?;
                 Some((part.disk, drive_of(&root.device, devices)))
             }
             _ => None,
@@ -548,6 +610,9 @@ impl<'a> Names<'a> {
         if let Some(name) = path.strip_prefix("/dev/mapper/") {
             return self.by_mapper(path, name);
         }
+        if let Some(number) = path.strip_prefix("/dev/dm-") {
+            return self.by_dm(number);
+        }
         for (folder, kind) in [("/dev/gpt/", 0), ("/dev/gptid/", 1), ("/dev/ufs/", 2), ("/dev/msdosfs/", 2)] {
             let Some(name) = path.strip_prefix(folder) else { continue };
             return match kind {
@@ -591,9 +656,23 @@ impl<'a> Names<'a> {
         self.devices.iter().find(|device| device.array.as_deref().is_some_and(|own| digits(own) == wanted))
     }
 
+    /// Finds what a number of the device mapper stands for. The numbers go by the order in which a boot made the devices, so
+    /// it is told only where there is one.
+    fn by_dm(&self, number: &str) -> Option<&'a DeviceId> {
+        number.parse::<u32>().ok()?;
+        let is_mapped = |device: &&DeviceId| {
+            [&device.name].into_iter().chain(&device.aliases).any(|name| name.starts_with("/dev/mapper/"))
+        };
+        let mut mapped = self.devices.iter().filter(is_mapped);
+        mapped.next().filter(|_| mapped.next().is_none())
+    }
+
     fn by_mapper(&self, path: &str, name: &str) -> Option<&'a DeviceId> {
         if let Some(device) = self.by_name(path) {
             return Some(device);
+        }
+        if let Some(part) = multipath_of(path) {
+            return self.by_part(path, &part);
         }
         if let Some((group, volume)) = mapper_parts(name)
             && let Some(device) = self.by_name(&format!("/dev/{group}/{volume}"))
@@ -746,6 +825,73 @@ mod tests {
             shown(&assemble(&root, &devices)),
             ["/dev/sda2 /", "/dev/sda1 /boot", "/dev/sda3 /home", "/dev/sda4 /usr"]
         );
+    }
+
+    #[test]
+    fn partitions_that_fstab_does_not_name_are_discovered_beside_it() {
+        let mut devices = ["/dev/sda1", "/dev/sda2", "/dev/sda3", "/dev/sda4"].map(device);
+        let (home, srv) = (DISCOVERABLE[0].0, DISCOVERABLE[1].0);
+        for (device, guid) in devices.iter_mut().zip([EFI_SYSTEM, "", home, srv]) {
+            device.part_type_guid = Some(guid.to_owned());
+        }
+        let assembly = assemble(&root("/dev/sda2", "/dev/vda2 / ext4\n"), &devices);
+        assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda3 /home", "/dev/sda4 /srv"]);
+        // What fstab has elsewhere stays there, and a folder that it names is its own.
+        let lines = "/dev/vda2 / ext4\n/dev/vda1 /boot/efi vfat\n/dev/vda3 /data ext4\n/dev/vdz1 /srv ext4\n";
+        let assembly = assemble(&root("/dev/sda2", lines), &devices);
+        assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda3 /data", "/dev/sda1 /boot/efi"]);
+    }
+
+    #[test]
+    fn the_usr_that_boots_is_mounted_of_the_two_that_a_flatcar_has() {
+        let mut devices = ["/dev/sda3", "/dev/sda4", "/dev/sda9"].map(device);
+        let usr = |device: &mut DeviceId, attributes| {
+            device.part_type_guid = Some(COREOS_USR.into());
+            device.part_attributes = attributes;
+        };
+        let (priority, success) = (1_u64 << 48, 1_u64 << 56);
+        usr(&mut devices[0], priority | success);
+        usr(&mut devices[1], 0);
+        let root = root("/dev/sda9", "");
+        assert_eq!(shown(&assemble(&root, &devices)), ["/dev/sda9 /", "/dev/sda3 /usr"]);
+        // An update has been written and is tried next; one that never worked is not taken.
+        usr(&mut devices[1], 2 * priority | 1 << 52);
+        assert_eq!(shown(&assemble(&root, &devices))[1], "/dev/sda4 /usr");
+        usr(&mut devices[1], 2 * priority);
+        assert_eq!(shown(&assemble(&root, &devices))[1], "/dev/sda3 /usr");
+    }
+
+    #[test]
+    fn hardware_names_of_every_kind_are_found() {
+        let mut devices = ["/dev/sda1", "/dev/sda2", "/dev/sdb1", "/dev/md127", "/dev/mapper/opened"].map(device);
+        devices[0].part_uuid = Some("0badcafe-01".into());
+        devices[3].array = Some("01234567:89abcdef:01234567:89abcdef".into());
+        devices[3].aliases = vec!["/dev/md/home".into()];
+        let lines = "PARTUUID=0BADCAFE-01 /a ext4\n/dev/disk/by-partuuid/0badcafe-01 /b ext4\n\
+            /dev/disk/by-id/ata-DISK_1-part2 /c ext4\n/dev/disk/by-path/pci-0000:00:1f.2-ata-1-part1 /d ext4\n\
+            /dev/md/home /e ext4\n/dev/md7 /f ext4\n/dev/cciss/c0d1p1 /g ext4\n/dev/nvme0n2p1 /h ext4\n\
+            /dev/mapper/mpatha2 /i ext4\n/dev/mapper/mpathb-part1 /j ext4\n/dev/dm-3 /k ext4\n";
+        let mut root = root("/dev/sda2", lines);
+        root.arrays.push(ArrayEntry {
+            device: "/dev/md7".into(),
+            uuid: Some("01234567-89ab-cdef-0123-456789abcdef".into()),
+            name: None,
+        });
+        let assembly = assemble(&root, &devices);
+        assert_eq!(assembly.missing, [""; 0]);
+        let expected = "/dev/sda2 /|/dev/sda1 /a|/dev/sda1 /b|/dev/sda2 /c|/dev/sda1 /d|/dev/md127 /e|/dev/md127 /f|\
+            /dev/sdb1 /g|/dev/sdb1 /h|/dev/sda2 /i|/dev/sdb1 /j|/dev/mapper/opened /k";
+        assert_eq!(shown(&assembly).join("|"), expected);
+        // A multipath root tells which of its disks is ours.
+        let multipath = self::root("/dev/sdb1", "/dev/mapper/mpatha1 / ext4\n/dev/mapper/mpatha2 /x ext4\n");
+        assert_eq!(assemble(&multipath, &devices).missing, ["/dev/mapper/mpatha2 on /x: no such device"]);
+        // With two of them nothing says which is which.
+        let two = [devices[0].clone(), device("/dev/mapper/one"), device("/dev/mapper/two")];
+        let assembly = assemble(&self::root("/dev/sda1", "/dev/dm-0 /x ext4\n"), &two);
+        assert_eq!(assembly.missing, ["/dev/dm-0 on /x: no such device"]);
+        for odd in ["/dev/nvme0n0p1", "/dev/nvme0p1", "/dev/cciss/c1d0p1", "/dev/cciss/c0d", "/dev/mapper/mpath"] {
+            assert_eq!(part_of(odd).or_else(|| multipath_of(odd)), None, "{odd}");
+        }
     }
 
     #[test]

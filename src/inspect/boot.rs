@@ -172,6 +172,13 @@ fn spec_entries(guest: &Guest<'_>) -> Vec<(String, BootEntry)> {
     entries.into_iter().map(|(_, id, entry)| (id, entry)).collect()
 }
 
+/// Returns the deployment of ostree that the newest entry starts: `/ostree/boot.1/fedora/<checksum>/0`.
+pub(super) fn newest_ostree(guest: &Guest<'_>) -> Option<String> {
+    let entries = spec_entries(guest);
+    let options = entries.iter().find_map(|(_, entry)| entry.options.as_deref())?;
+    options.split_whitespace().find_map(|word| word.strip_prefix("ostree=")).map(str::to_owned)
+}
+
 fn systemd_boot(guest: &Guest<'_>) -> Option<BootLoader> {
     let config =
         first_file(guest, &["/efi/loader/loader.conf", "/boot/loader/loader.conf", "/boot/efi/loader/loader.conf"]);

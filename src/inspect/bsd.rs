@@ -1,9 +1,12 @@
 //! FreeBSD, NetBSD and OpenBSD.
 
 use super::linux::{is_unix_root, time_zone};
-use super::read::{Guest, Variables, plain_lines, shorten};
-use super::types::{Kind, System, Version};
+use super::read::{Guest, Variables, plain_lines, shorten, tidy};
+use super::types::{BootEntry, BootLoader, Kernel, Kind, System, Version};
 use super::{elf, osinfo};
+
+/// The most kernels, and entries of a boot menu, that are kept.
+const MAX_KERNELS: usize = 256;
 
 /// Describes the BSD whose root a tree is.
 pub(super) fn look(guest: &Guest<'_>) -> Option<System> {
@@ -87,6 +90,89 @@ fn openbsd(guest: &Guest<'_>) -> Option<System> {
     Some(system)
 }
 
+/// Lists the kernels. Their names are what tells them apart: `kernel`, `kernel.old`, `bsd.rd`.
+pub(super) fn kernels(guest: &Guest<'_>) -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    let mut add = |path: String, version: &str| {
+        if guest.is_file(&path) && guest.link(&path).is_none() && kernels.len() < MAX_KERNELS {
+            kernels.push(Kernel { path, version: version.to_owned(), initrd: None, modules: false });
+        }
+    };
+    for name in guest.list("/") {
+        let name = tidy(&name);
+        let is_kernel =
+            |base: &str| name.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if is_kernel("bsd") || is_kernel("obsd") || is_kernel("netbsd") || is_kernel("onetbsd") {
+            add(format!("/{name}"), &name);
+        }
+    }
+    // Of FreeBSD each has a folder with its modules.
+    for name in guest.list("/boot").into_iter().filter(|name| name.starts_with(b"kernel")) {
+        let name = tidy(&name);
+        add(format!("/boot/{name}/kernel"), &name);
+    }
+    kernels.iter_mut().filter(|kernel| kernel.path.starts_with("/boot/")).for_each(|kernel| kernel.modules = true);
+    kernels
+}
+
+/// Finds the boot loader, and what it starts by itself.
+pub(super) fn loader(guest: &Guest<'_>) -> Option<BootLoader> {
+    let entry = |title: &str, kernel: Option<String>| BootEntry {
+        title: shorten(title).to_owned(),
+        kernel,
+        ..BootEntry::default()
+    };
+    if guest.is_file("/boot/loader") || guest.is_file("/boot/loader.efi") {
+        let configs = ["/boot/defaults/loader.conf", "/boot/loader.conf", "/boot/loader.conf.local"];
+        let texts: Vec<String> = configs.iter().filter_map(|path| guest.text(path)).collect();
+        let kernel = texts.iter().rev().find_map(|text| Variables::parse(text).owned("kernel"));
+        let kernel = kernel.filter(|name| !name.contains('/')).unwrap_or_else(|| "kernel".into());
+        let path = format!("/boot/{kernel}/kernel");
+        return Some(BootLoader {
+            name: "loader".into(),
+            config: configs[1..2].iter().find(|path| guest.is_file(path)).map(|&path| path.to_owned()),
+            entries: vec![entry(&kernel, Some(path))],
+            default_entry: Some(kernel),
+        });
+    }
+    if let Some(text) = guest.text("/boot.cfg") {
+        // menu=Boot normally:rndseed /var/db/entropy-file;boot netbsd
+        let menu = plain_lines(&text).filter_map(|line| line.strip_prefix("menu=")?.split_once(':'));
+        let entries: Vec<BootEntry> = menu
+            .take(MAX_KERNELS)
+            .map(|(title, commands)| {
+                let boot = commands.split(';').map(str::trim).find_map(|command| command.strip_prefix("boot"));
+                let kernel = boot.map(|boot| match boot.split_whitespace().find(|word| !word.starts_with('-')) {
+                    Some(name) => {
+                        format!("/{}", shorten(name.rsplit(':').next().unwrap_or_default()).trim_start_matches('/'))
+                    }
+                    None => "/netbsd".to_owned(),
+                });
+                entry(title.trim(), kernel)
+            })
+            .collect();
+        let default = plain_lines(&text).find_map(|line| line.strip_prefix("default=")?.trim().parse::<usize>().ok());
+        let default_entry = entries.get(default.unwrap_or(1).saturating_sub(1)).map(|entry| entry.title.clone());
+        return Some(BootLoader { name: "boot".into(), config: Some("/boot.cfg".into()), default_entry, entries });
+    }
+    if guest.is_file("/bsd") || guest.is_file("/boot") {
+        let text = guest.text("/etc/boot.conf");
+        let line = |word: &str| {
+            let text = text.as_deref()?;
+            plain_lines(text).find_map(|line| line.strip_prefix(word)).map(|rest| rest.trim().to_owned())
+        };
+        let image = line("set image ").or_else(|| line("boot ")).unwrap_or_else(|| "/bsd".into());
+        let image = shorten(image.rsplit(':').next().unwrap_or_default()).to_owned();
+        return Some(BootLoader {
+            name: "boot".into(),
+            config: text.as_ref().map(|_| "/etc/boot.conf".to_owned()),
+            entries: vec![entry(&image, Some(image.clone()))],
+            default_entry: Some(image),
+        });
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +202,33 @@ mod tests {
         assert_eq!((system.kind, system.major(), system.minor()), (Kind::OpenBsd, 7, 4));
         assert_eq!(system.hostname.as_deref(), Some("ob.example.org"));
         assert_eq!(look(&Guest::new(&base().tree())), None);
+    }
+
+    #[test]
+    fn kernels_and_what_boots_are_told_of_each() {
+        let told = |fixture: Fixture| {
+            let tree = fixture.tree();
+            let guest = Guest::new(&tree);
+            let loader = loader(&guest).expect("there is one");
+            let kernels: Vec<String> = kernels(&guest).into_iter().map(|kernel| kernel.path).collect();
+            (kernels.join(" "), loader.default_entry.unwrap_or_default(), loader.entries.len())
+        };
+        let freebsd = Fixture::new()
+            .file("boot/loader.efi", "")
+            .file("boot/kernel/kernel", "")
+            .file("boot/kernel.old/kernel", "")
+            .file("boot/defaults/loader.conf", "kernel=\"kernel\"\n")
+            .file("boot/loader.conf", "kernel=\"kernel.old\"\n");
+        assert_eq!(told(freebsd), ("/boot/kernel/kernel /boot/kernel.old/kernel".into(), "kernel.old".into(), 1));
+        let menu = "menu=Boot normally:rndseed /var/db/entropy-file;boot netbsd\nmenu=Single user:boot -s\ndefault=2\n";
+        let netbsd = Fixture::new().file("netbsd", "").file("boot.cfg", menu);
+        assert_eq!(told(netbsd), ("/netbsd".into(), "Single user".into(), 2));
+        let openbsd = Fixture::new()
+            .file("bsd", "")
+            .file("bsd.rd", "")
+            .file("bsdlike", "")
+            .file("etc/boot.conf", "stty com0 115200\nset image /bsd.rd\n");
+        assert_eq!(told(openbsd), ("/bsd /bsd.rd".into(), "/bsd.rd".into(), 1));
+        assert_eq!(loader(&Guest::new(&Fixture::new().dir("etc").tree())), None);
     }
 }

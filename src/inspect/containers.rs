@@ -1,4 +1,4 @@
-//! Roots of containers that lie in folders of a guest: systemd-nspawn, LXC, LXD.
+//! Roots of containers that lie in folders of a guest: systemd-nspawn, LXC, LXD, Incus; Docker's on Btrfs.
 
 use super::read::{Guest, tidy};
 use super::subtree::Subtree;
@@ -10,12 +10,15 @@ use std::sync::Arc;
 const MAX_CONTAINERS: usize = 256;
 
 /// Where containers lie: a star stands for any one folder.
-const PLACES: [&str; 5] = [
+const PLACES: [&str; 8] = [
     "/var/lib/machines/*",
     "/var/lib/lxc/*/rootfs",
     "/var/lib/lxd/containers/*/rootfs",
     "/var/lib/lxd/storage-pools/*/containers/*/rootfs",
     "/var/snap/lxd/common/lxd/storage-pools/*/containers/*/rootfs",
+    "/var/lib/incus/storage-pools/*/containers/*/rootfs",
+    "/home/*/.local/share/lxc/*/rootfs",
+    "/var/lib/docker/btrfs/subvolumes/*",
 ];
 
 /// A container's root, and the system in it.
@@ -91,5 +94,12 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].path, b"/var/lib/machines/deb");
         assert_eq!(found[0].system.distro, "debian");
+        let place = "var/lib/incus/storage-pools/default/containers/web/rootfs";
+        let tree = Fixture::new()
+            .file(&format!("{place}/etc/os-release"), "ID=alpine\nVERSION_ID=3.20\n")
+            .file(&format!("{place}/bin/sh"), "")
+            .tree();
+        let found = find(&Guest::new(&tree));
+        assert_eq!((found.len(), found[0].system.distro.as_str()), (1, "alpinelinux"));
     }
 }

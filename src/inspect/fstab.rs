@@ -2,9 +2,10 @@
 //!
 //! The formats are specified in fstab(5) and systemd.mount(5).
 
-use super::read::{Guest, Ini, shorten};
+use super::read::{Guest, Ini, join, shorten};
 use super::types::lossy;
 use serde::Serialize;
+use std::collections::HashSet;
 
 /// The most entries that are kept.
 const MAX_ENTRIES: usize = 4096;
@@ -184,10 +185,34 @@ pub(super) fn parse(bytes: &[u8]) -> Vec<MountEntry> {
     entries.take(MAX_ENTRIES).collect()
 }
 
-/// Reads fstab and the mount units that an administrator wrote.
+/// Lists the mount units: those of an administrator, and those of packages that something wants to start.
+fn units(guest: &Guest<'_>) -> Vec<Vec<u8>> {
+    const OWN: &str = "/etc/systemd/system";
+    const PACKAGED: &str = "/usr/lib/systemd/system";
+    let mut paths = guest.list_ending(OWN, ".mount");
+    let mut wanted = HashSet::new();
+    for folder in [OWN, PACKAGED] {
+        for ending in [".wants", ".requires"] {
+            for wants in guest.list_ending(folder, ending).into_iter().take(MAX_ENTRIES) {
+                wanted.extend(guest.list(wants).into_iter().filter(|name| name.ends_with(b".mount")).take(MAX_ENTRIES));
+            }
+        }
+    }
+    for path in guest.list_ending(PACKAGED, ".mount") {
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        // One of the same name in /etc takes its place, and a link to /dev/null masks it.
+        if wanted.contains(name) && !guest.has(join(OWN, name)) {
+            paths.push(path);
+        }
+    }
+    paths.truncate(MAX_ENTRIES);
+    paths
+}
+
+/// Reads fstab and systemd's mount units.
 pub(super) fn read(guest: &Guest<'_>) -> Vec<MountEntry> {
     let mut entries = guest.read("/etc/fstab", super::read::SMALL).map(|bytes| parse(&bytes)).unwrap_or_default();
-    for path in guest.list_ending("/etc/systemd/system", ".mount").into_iter().take(MAX_ENTRIES) {
+    for path in units(guest) {
         let Some(text) = guest.text(&path) else { continue };
         let unit = Ini::parse(&text);
         let (Some(what), Some(place)) = (unit.get("Mount", "What"), unit.get("Mount", "Where")) else { continue };
@@ -255,6 +280,20 @@ mod tests {
         let entries = read(&Guest::new(&tree));
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[1].spec, MountSpec::Uuid("5".into()));
+        // Of those that packages bring only what is wanted, and not in the place of the administrator's.
+        let unit = |place: &str| format!("[Mount]\nWhat=/dev/vdb1\nWhere={place}\n");
+        let packaged = "usr/lib/systemd/system";
+        let tree = Fixture::new()
+            .file(&format!("{packaged}/wanted.mount"), unit("/wanted"))
+            .file(&format!("{packaged}/tmp.mount"), unit("/tmp"))
+            .file(&format!("{packaged}/masked.mount"), unit("/masked"))
+            .link("etc/systemd/system/masked.mount", "/dev/null")
+            .link(&format!("{packaged}/local-fs.target.wants/wanted.mount"), "../wanted.mount")
+            .link("etc/systemd/system/local-fs.target.wants/masked.mount", "/usr/lib/systemd/system/masked.mount")
+            .tree();
+        let wanted: Vec<Vec<u8>> = read(&Guest::new(&tree)).into_iter().map(|entry| entry.mountpoint).collect();
+        assert_eq!(wanted, [b"/wanted"]);
+        let entries = entries;
         assert!(entries[1].has_option("ro"));
     }
 }

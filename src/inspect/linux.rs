@@ -252,6 +252,25 @@ pub(super) fn media(guest: &Guest<'_>) -> Option<System> {
         system.distro = if line.to_ascii_lowercase().contains("opensuse") { "opensuse" } else { "sles" }.into();
         system.version = super::Version::parse(&line);
         system.product_name = Some(line);
+    } else if is_live(guest)
+        || ["/isolinux/isolinux.cfg", "/isolinux/isolinux.bin"].iter().any(|path| guest.is_file(path))
+    {
+        // Nothing says whose they are; the boot menu may.
+        let menu = ["/isolinux/isolinux.cfg", "/boot/grub/grub.cfg", "/EFI/BOOT/grub.cfg"];
+        let menu = menu.iter().find_map(|path| guest.text(path)).unwrap_or_default().to_ascii_lowercase();
+        let known = [
+            ("fedora", "fedora"),
+            ("centos", "centos"),
+            ("rocky", "rocky"),
+            ("almalinux", "almalinux"),
+            ("opensuse", "opensuse"),
+            ("ubuntu", "ubuntu"),
+            ("debian", "debian"),
+            ("arch linux", "archlinux"),
+            ("gentoo", "gentoo"),
+        ];
+        let found = known.iter().find(|(name, _)| menu.contains(name));
+        system.distro = found.map_or("unknown", |(_, distro)| distro).to_owned();
     } else {
         return None;
     }

@@ -176,9 +176,13 @@ pub fn details(tree: &Tree, system: &System) -> Details {
 fn unix(guest: &Guest<'_>) -> Details {
     let (last_boot, last_shutdown, last_log) = logs::times(guest);
     let init = services::init(guest);
+    let (kernels, boot_loader) = match init.as_deref() {
+        Some("bsd") => (bsd::kernels(guest), bsd::loader(guest)),
+        _ => (kernels::list(guest), boot::loader(guest)),
+    };
     Details {
-        kernels: kernels::list(guest),
-        boot_loader: boot::loader(guest),
+        kernels,
+        boot_loader,
         services: services::enabled(guest, init.as_deref()),
         init,
         users: users::users(guest),

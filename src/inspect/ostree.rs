@@ -11,17 +11,24 @@ use std::sync::Arc;
 /// The most folders of each kind that are looked at.
 const MAX_FOLDERS: usize = 32;
 
-/// Finds the deployment that boots: the one that the boot loader's newest entry names, or else the newest folder.
+/// Finds the deployment that boots: the one that the boot loader's newest entry names, or else one that an entry can name, or
+/// else the newest folder.
 pub(super) fn deployment(guest: &Guest<'_>) -> Option<Deployment> {
     for base in ["/ostree/deploy", "/sysroot/ostree/deploy"] {
-        let mut found: Vec<(bool, i64, Deployment)> = Vec::new();
+        let ostree = base.strip_suffix("/deploy").unwrap_or(base);
+        let named = super::boot::newest_ostree(guest).and_then(|path| {
+            let path = path.strip_prefix("/ostree").map_or_else(|| path.clone(), |rest| format!("{ostree}{rest}"));
+            guest.found(path).map(|found| found.path)
+        });
+        let mut found: Vec<((bool, bool), i64, Deployment)> = Vec::new();
         for stateroot in guest.list(base).into_iter().take(MAX_FOLDERS) {
             let folder = join(base, &stateroot);
             let deployed = join(&folder, "deploy");
             for name in guest.list(&deployed).into_iter().take(MAX_FOLDERS) {
                 let path = join(&deployed, &name);
                 let Some(at) = guest.found(&path).filter(|at| at.attr.is_dir()) else { continue };
-                let booted = booted(guest, base, &stateroot, &name);
+                let is_named = named.as_ref() == Some(&at.path);
+                let booted = (is_named, booted(guest, base, &stateroot, &name));
                 found.push((booted, at.attr.mtime.seconds, Deployment { path, var: join(&folder, "var") }));
             }
         }

@@ -1,6 +1,6 @@
 //! The init system, and the services that it starts by itself.
 
-use super::read::{Guest, Variables, join, tidy};
+use super::read::{Guest, Variables, join, shorten, tidy};
 use super::types::Service;
 
 /// The most services that are kept.
@@ -49,6 +49,16 @@ pub(super) fn enabled(guest: &Guest<'_>, init: Option<&str>) -> Vec<Service> {
         Some("runit") => runit(guest),
         Some("bsd") => bsd(guest),
         Some("systemd") => systemd(guest),
+        Some("upstart") => {
+            let mut services = upstart(guest);
+            services.extend(run_levels(guest));
+            services
+        }
+        Some("busybox") => {
+            let mut services = scripts(guest);
+            services.extend(run_levels(guest));
+            services
+        }
         _ => {
             let mut services = systemd(guest);
             services.extend(run_levels(guest));
@@ -116,6 +126,39 @@ fn run_levels(guest: &Guest<'_>) -> Vec<Service> {
     services
 }
 
+/// Reads the jobs of Upstart: those that say when they start, and that no override makes manual.
+fn upstart(guest: &Guest<'_>) -> Vec<Service> {
+    const FOLDER: &str = "/etc/init";
+    let mut services = Vec::new();
+    for path in guest.list_ending(FOLDER, ".conf").into_iter().take(MAX_SERVICES) {
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let Some(name) = name.strip_suffix(b".conf") else { continue };
+        let own = guest.text(&path).unwrap_or_default();
+        let more = guest.text(join(FOLDER, [name, b".override"].concat())).unwrap_or_default();
+        let mut when = None;
+        for line in own.lines().chain(more.lines()) {
+            if let Some(event) = line.strip_prefix("start on") {
+                let event = event.trim().trim_start_matches('(');
+                when = Some(shorten(event).to_owned());
+            } else if line.trim_end() == "manual" {
+                when = None;
+            }
+        }
+        services.extend(when.map(|when| service(name, &when)));
+    }
+    services
+}
+
+/// Reads the scripts that the init of a small system runs in the order of their names: `/etc/init.d/S20network`.
+fn scripts(guest: &Guest<'_>) -> Vec<Service> {
+    let names = guest.list("/etc/init.d");
+    let names = names.iter().filter_map(|name| match name.split_first_chunk::<3>() {
+        Some((&[b'S', one, two], name)) if one.is_ascii_digit() && two.is_ascii_digit() => Some(name),
+        _ => None,
+    });
+    names.take(MAX_SERVICES).map(|name| service(name, "boot")).collect()
+}
+
 fn openrc(guest: &Guest<'_>) -> Vec<Service> {
     const FOLDER: &str = "/etc/runlevels";
     let levels = guest.list(FOLDER);
@@ -146,7 +189,29 @@ fn bsd(guest: &Guest<'_>) -> Vec<Service> {
             }
         }
     }
+    if guest.is_file("/bsd") {
+        services.extend(openbsd(guest));
+    }
     services
+}
+
+/// Reads OpenBSD's form: `NAME_flags` is NO for what does not start, and `pkg_scripts` names what packages brought. What
+/// rc.conf.local says comes after rc.conf and wins.
+fn openbsd(guest: &Guest<'_>) -> Vec<Service> {
+    let mut flags = std::collections::BTreeMap::new();
+    let mut scripts = String::new();
+    for path in ["/etc/rc.conf", "/etc/rc.conf.local"] {
+        let variables = Variables::parse(&guest.text(path).unwrap_or_default());
+        for (name, value) in variables.iter().take(MAX_SERVICES) {
+            if let Some(name) = name.strip_suffix("_flags") {
+                flags.insert(name.to_owned(), value.eq_ignore_ascii_case("no"));
+            } else if name == "pkg_scripts" {
+                value.clone_into(&mut scripts);
+            }
+        }
+    }
+    let started = flags.iter().filter(|(_, is_off)| !**is_off).map(|(name, _)| name.as_str());
+    started.chain(scripts.split_whitespace()).map(|name| service(name.as_bytes(), "boot")).collect()
 }
 
 #[cfg(test)]
@@ -195,6 +260,32 @@ mod tests {
         let guest = Guest::new(&tree);
         assert_eq!(init(&guest).as_deref(), Some("openrc"));
         assert_eq!(names(&enabled(&guest, Some("openrc"))), ["sshd default"]);
+        let tree = Fixture::new()
+            .link("sbin/init", "/bin/busybox")
+            .file("bin/busybox", "")
+            .file("etc/init.d/S40network", "")
+            .file("etc/init.d/rcS", "")
+            .tree();
+        let guest = Guest::new(&tree);
+        assert_eq!(names(&enabled(&guest, init(&guest).as_deref())), ["network boot"]);
+        let tree = Fixture::new()
+            .file("sbin/init", "")
+            .file("sbin/initctl", "")
+            .file("etc/init/ssh.conf", "description \"x\"\nstart on runlevel [2345]\nstop on runlevel [!2345]\n")
+            .file("etc/init/off.conf", "start on (filesystem\n  and x)\n")
+            .file("etc/init/off.override", "manual\n")
+            .file("etc/init/task.conf", "task\n")
+            .tree();
+        let guest = Guest::new(&tree);
+        assert_eq!(init(&guest).as_deref(), Some("upstart"));
+        assert_eq!(names(&enabled(&guest, Some("upstart"))), ["ssh runlevel [2345]"]);
+        let tree = Fixture::new()
+            .file("bsd", "")
+            .file("etc/rc.conf", "ntpd_flags=NO\nsshd_flags=\nsmtpd_flags=\npkg_scripts=\n")
+            .file("etc/rc.conf.local", "ntpd_flags=\nsmtpd_flags=NO\npkg_scripts=\"nginx postgresql\"\n")
+            .tree();
+        let guest = Guest::new(&tree);
+        assert_eq!(names(&enabled(&guest, Some("bsd"))), ["nginx boot", "ntpd boot", "postgresql boot", "sshd boot"]);
         let tree =
             Fixture::new().file("bsd", "").file("etc/rc.conf", "sshd_enable=\"YES\"\nntpd=NO\nhostname=x\n").tree();
         assert_eq!(init(&Guest::new(&tree)).as_deref(), Some("bsd"));

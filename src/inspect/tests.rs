@@ -122,6 +122,58 @@ fn a_separate_usr_is_read_when_it_is_mounted() {
 }
 
 #[test]
+fn the_deployment_that_the_boot_loader_starts_is_the_system() {
+    let stateroot = "ostree/deploy/fedora";
+    let fixture = || {
+        let mut fixture = Fixture::new();
+        for (name, version, entry) in [("aaaa.0", 39, "boot.1"), ("bbbb.0", 40, "boot.0")] {
+            let path = format!("{stateroot}/deploy/{name}");
+            fixture = fixture
+                .file(&format!("{path}/usr/lib/os-release"), format!("ID=fedora\nVERSION_ID={version}\n"))
+                .file(&format!("{path}/etc/passwd"), "")
+                .link(&format!("{path}/bin"), "usr/bin")
+                .link(&format!("ostree/{entry}/fedora/cccc/0"), &format!("../../../deploy/fedora/deploy/{name}"));
+        }
+        fixture
+    };
+    let entry = |version: u32, boot: u32| {
+        format!(
+            "title Fedora\nversion {version}\nlinux /vmlinuz\noptions rw ostree=/ostree/boot.{boot}/fedora/cccc/0\n"
+        )
+    };
+    let rolled_back = fixture()
+        .file("boot/loader/entries/ostree-1-fedora.conf", entry(1, 0))
+        .file("boot/loader/entries/ostree-2-fedora.conf", entry(2, 1));
+    assert_eq!(seen(rolled_back).major(), 39);
+    assert_eq!(seen(fixture().file("boot/loader/entries/ostree-1-fedora.conf", entry(1, 0))).major(), 40);
+    let elsewhere = fixture().file("boot/loader/entries/a.conf", "options ostree=/ostree/../../etc\n");
+    assert!(seen(elsewhere).major() >= 39);
+}
+
+#[test]
+fn media_are_told_from_what_is_installed() {
+    let squashfs = |fixture: Fixture| fixture.file("LiveOS/squashfs.img", "");
+    let system =
+        seen(squashfs(Fixture::new()).file("isolinux/isolinux.cfg", "menu title Fedora-Workstation-Live 39\n"));
+    assert_eq!((system.installer, system.distro.as_str()), (true, "fedora"));
+    let says = |fixture: Fixture| {
+        let tree = fixture.tree();
+        let system = look(&tree).expect("readable").expect("a system");
+        (system.installer, is_live(&tree), is_netinst(&tree), is_multipart(&tree))
+    };
+    assert_eq!(says(squashfs(Fixture::new())), (true, true, false, false));
+    assert_eq!(says(Fixture::new().file("isolinux/isolinux.bin", "")), (true, false, false, false));
+    let info = "Debian GNU/Linux 12.5.0 \"Bookworm\" - Official amd64 NETINST 20240210-11:27\n";
+    assert_eq!(says(Fixture::new().file(".disk/info", info)), (true, false, true, false));
+    let info = "Ubuntu 22.04.3 LTS \"Jammy Jellyfish\" - Release amd64 (20230807.2)\n";
+    assert_eq!(says(Fixture::new().file(".disk/info", info).dir("casper")), (true, true, false, false));
+    let treeinfo = "[general]\nfamily = CentOS\nversion = 6.10\narch = x86_64\ntotaldiscs = 2\ndiscnum = 1\n";
+    assert_eq!(says(Fixture::new().file(".treeinfo", treeinfo).dir("repodata")), (true, false, false, true));
+    let treeinfo = "[general]\nfamily = Fedora\nversion = 39\n[media]\ntotaldiscs = 1\n";
+    assert_eq!(says(Fixture::new().file(".treeinfo", treeinfo)), (true, false, true, false));
+}
+
+#[test]
 fn a_deployment_of_ostree_is_found_and_told() {
     let stateroot = "ostree/deploy/fedora-coreos";
     let (old, new) = (format!("{stateroot}/deploy/aaaa.0"), format!("{stateroot}/deploy/bbbb.0"));

@@ -1,7 +1,8 @@
 //! Encrypted volumes: what they are known by, and where their keys come from.
 
 use crate::block::{BlockDevice, SharedDevice};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::volume::bitlocker::BitLocker;
 use crate::volume::luks::{Label, Luks};
 use std::fmt;
 
@@ -51,12 +52,12 @@ pub trait Unlock: Send + Sync {
     }
 }
 
-/// Has no keys.
+/// Has no keys: what is opened is what needs none.
 pub struct NoKeys;
 
 impl Unlock for NoKeys {
-    fn unlock(&self, _: &str, _: &Encrypted, _: &SharedDevice) -> Result<Option<SharedDevice>> {
-        Ok(None)
+    fn unlock(&self, _: &str, encrypted: &Encrypted, device: &SharedDevice) -> Result<Option<SharedDevice>> {
+        open_clear(encrypted, device)
     }
 }
 
@@ -83,22 +84,30 @@ fn luks(device: &dyn BlockDevice) -> Option<Encrypted> {
 }
 
 fn bitlocker(device: &dyn BlockDevice) -> Option<Encrypted> {
-    const TO_GO: [u8; 16] =
-        [0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01];
-    let mut sector = [0; 512];
-    if device.size() < sector.len() as u64 || device.read_at(&mut sector, 0).is_err() {
-        return None;
-    }
-    let is_stick = &sector[3..11] == b"MSWIN4.1" && sector[424..440] == TO_GO;
-    if &sector[3..11] != b"-FVE-FS-" && !is_stick {
-        return None;
-    }
-    // The serial number of the boot sector, as blkid has no UUID for the volume either.
-    let serial = sector[72..80].iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
+    // What is wrong with the metadata is told where it is opened.
+    let (uuid, tokens) = match BitLocker::read(device) {
+        Ok(None) | Err(Error::Io { .. }) => return None,
+        Ok(Some(volume)) => (Some(volume.uuid().to_owned()), volume.elsewhere()),
+        Err(_) => (None, Vec::new()),
+    };
     Some(Encrypted {
         scheme: Scheme::BitLocker,
-        name: format!("/dev/mapper/bitlk-{serial}"),
-        uuid: None,
-        tokens: Vec::new(),
+        name: format!("/dev/mapper/bitlk-{}", uuid.as_deref().unwrap_or("unknown")),
+        uuid,
+        tokens,
     })
+}
+
+/// Opens a volume whose key lies open beside it; `None` where there is none.
+///
+/// # Errors
+/// Those of opening it.
+pub fn open_clear(encrypted: &Encrypted, device: &SharedDevice) -> Result<Option<SharedDevice>> {
+    match encrypted.scheme {
+        Scheme::Luks(_) => Ok(None),
+        Scheme::BitLocker => match BitLocker::read(device.as_ref())? {
+            Some(volume) => volume.open_clear(device),
+            None => Ok(None),
+        },
+    }
 }

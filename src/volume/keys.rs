@@ -2,7 +2,8 @@
 //!
 //! Keys are wiped from memory when they go. A volume is opened by the first of its keys that fits.
 
-use super::crypt::{Encrypted, Scheme, Unlock};
+use super::bitlocker::BitLocker;
+use super::crypt::{Encrypted, Scheme, Unlock, open_clear};
 use super::luks::Luks;
 use crate::block::SharedDevice;
 use crate::error::{Error, ErrorContext, Result};
@@ -11,6 +12,10 @@ use zeroize::Zeroizing;
 
 /// How often a person is asked for the key of one volume.
 const ATTEMPTS: usize = 3;
+
+/// What is said of a key that opens no protector of BitLocker.
+const WRONG_BITLOCKER: &str =
+    "no protector opens with the given key: a password, the 48 digits of a recovery key, or a startup key's .BEK file";
 
 /// A passphrase or the contents of a key file; wiped when it goes.
 pub type Secret = Zeroizing<Vec<u8>>;
@@ -140,7 +145,14 @@ impl Unlock for Keys {
                 let open = |key: &[u8]| luks.open(device, header.as_ref(), key);
                 self.open(name, encrypted, "no key slot opens with the given key", open)
             }
-            Scheme::BitLocker => Ok(None),
+            Scheme::BitLocker => {
+                if let Some(opened) = open_clear(encrypted, device)? {
+                    return Ok(Some(opened));
+                }
+                let gone = || Error::NotAnImage("it has no BitLocker metadata".into());
+                let volume = BitLocker::read(device.as_ref())?.ok_or_else(gone)?;
+                self.open(name, encrypted, WRONG_BITLOCKER, |key| volume.open(device, key))
+            }
         }
     }
 

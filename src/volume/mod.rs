@@ -6,6 +6,7 @@
 
 mod assemble;
 mod bare;
+pub mod bitlocker;
 pub mod crypt;
 pub mod edit;
 mod gpt;

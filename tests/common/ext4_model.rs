@@ -591,7 +591,11 @@ impl Model {
         }
         let limit = if self.random.below(3) == 0 { self.choices.xattr_size } else { 40 };
         let len = self.random.below(limit.min(self.choices.xattr_size));
-        let value = self.data(len as usize);
+        let mut value = self.data(len as usize);
+        if self.choices.xattr_size > 1000 && self.random.below(4) == 0 {
+            // Values that others have, too.
+            value = vec![b's'; 1000 + self.random.below(3) as usize * 5000];
+        }
         let mode = match self.random.below(4) {
             0 => XattrMode::Create,
             1 => XattrMode::Replace,

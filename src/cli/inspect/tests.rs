@@ -145,7 +145,14 @@ fn full() -> Report {
         source: text(),
         install_path: text(),
     };
-    let place = Place { device: text(), mountpoint: text(), subvolume: some(), subvolume_id: Some(1), folder: some() };
+    let place = Place {
+        name: text(),
+        device: text(),
+        mountpoint: text(),
+        subvolume: some(),
+        subvolume_id: Some(1),
+        folder: some(),
+    };
     Report {
         image: text(),
         devices: vec![DeviceInfo { name: text(), image: text(), format: text(), size: 1 }],

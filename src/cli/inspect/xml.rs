@@ -3,7 +3,7 @@
 //! What it leaves out is left out here: an element of something that is not known. Text that XML cannot hold (control
 //! characters) is replaced.
 
-use super::report::{Described, Report};
+use super::report::{Described, Place, Report};
 use crate::guestfs::FilesystemState;
 use crate::inspect::{Package, base64};
 use std::fmt::Write;
@@ -101,15 +101,17 @@ fn operating_system(out: &mut Document, each: &Described, filesystems: &[Filesys
     out.element("hostname", system.hostname.as_deref());
     out.element("osinfo", system.osinfo.as_deref());
     out.within("mountpoints", None, |out| {
-        let mut mounts: Vec<_> = each.mounts.iter().collect();
+        // A folder that is shown at a second place is no mount point there; the root may be a deployment's folder.
+        let is_own = |place: &&Place| place.folder.is_none() || place.mountpoint == "/";
+        let mut mounts: Vec<_> = each.mounts.iter().filter(is_own).collect();
         mounts.sort_by_key(|place| place.mountpoint.len());
         for place in mounts {
-            out.element_with("mountpoint", Some(("dev", &place.name())), Some(&place.mountpoint));
+            out.element_with("mountpoint", Some(("dev", &place.name)), Some(&place.mountpoint));
         }
     });
     out.within("filesystems", None, |out| {
         let mut devices: Vec<(String, &str)> =
-            each.mounts.iter().map(|place| (place.name(), place.device.as_str())).collect();
+            each.mounts.iter().map(|place| (place.name.clone(), place.device.as_str())).collect();
         devices.extend(each.swaps.iter().map(|device| (device.clone(), device.as_str())));
         devices.sort();
         devices.dedup();

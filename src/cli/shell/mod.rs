@@ -9,6 +9,7 @@ mod words;
 mod writing;
 
 use super::image::Changing;
+use super::input::Input;
 use super::output::{self, one_line};
 use super::show::Showing;
 use crate::error::{Error, IoContext, Result};
@@ -18,7 +19,7 @@ use rustyline::{CompletionType, Config, Editor};
 use session::Session;
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,7 +77,7 @@ pub(super) struct RunArgs {
 pub(super) fn run_shell(args: &ShellArgs) -> Result<ExitCode> {
     let mut session = Session::open(&args.changing, args.image.as_deref(), args.showing)?;
     if !io::stdin().is_terminal() {
-        let done = run_lines(&mut session, "standard input", &mut io::stdin().lock(), false);
+        let done = run_lines(&mut session, "standard input", &mut BufReader::new(Input::new()?), false);
         return finish(session, done);
     }
     let session = Rc::new(RefCell::new(session));
@@ -92,10 +93,10 @@ pub(super) fn run_script(args: &RunArgs) -> Result<ExitCode> {
     let mut session = Session::open(&args.changing, args.image.as_deref(), args.showing)?;
     let done = match file {
         Some(file) => {
-            let mut lines = io::BufReader::new(file);
+            let mut lines = BufReader::new(file);
             run_lines(&mut session, &args.script.display().to_string(), &mut lines, args.trace)
         }
-        None => run_lines(&mut session, "standard input", &mut io::stdin().lock(), args.trace),
+        None => run_lines(&mut session, "standard input", &mut BufReader::new(Input::new()?), args.trace),
     };
     finish(session, done)
 }

@@ -27,6 +27,7 @@ mod directory;
 mod extent;
 mod features;
 mod group;
+pub mod identity;
 mod inode;
 mod journal;
 mod mapping;

@@ -32,13 +32,15 @@ pub(super) fn read(guest: &Guest<'_>, all: &mut Collected) {
                 continue;
             }
             let fact = |name: &str| guest.first_line(join(&path, name));
+            // Portage makes the folder anew when it installs the package; the time of the build may be another machine's.
+            let made = guest.found(&path).map(|found| found.attr.mtime.seconds).filter(|&time| time > 0);
             all.push(Package {
                 name: format!("{}/{name}", tidy(&category)),
                 version: version.to_owned(),
                 release: release.to_owned(),
                 arch: fact("CHOST").and_then(|host| host.split('-').next().map(str::to_owned)).unwrap_or_default(),
                 size: fact("SIZE").and_then(|size| size.parse().ok()),
-                install_time: fact("BUILD_TIME").and_then(|time| time.parse().ok()),
+                install_time: made.or_else(|| fact("BUILD_TIME").and_then(|time| time.parse().ok())),
                 summary: fact("DESCRIPTION").unwrap_or_default(),
                 url: fact("HOMEPAGE").unwrap_or_default(),
                 ..Package::default()
@@ -78,6 +80,7 @@ mod tests {
         assert_eq!(packages[0].name, "sys-apps/portage");
         assert_eq!(packages[0].full_version(), "3.0.61-r1");
         assert_eq!((packages[0].size, packages[0].arch.as_str()), (Some(4711), "x86_64"));
+        assert_eq!(packages[0].install_time, Some(1_700_000_000), "the build's, where the folder has no time");
         assert_eq!(split("gtk+-2.24.33"), Some(("gtk+", "2.24.33", "")));
         assert_eq!(split("nothing"), None);
     }

@@ -6,12 +6,15 @@ mod sam;
 mod software;
 mod system;
 
-use super::read::{Guest, Ini, join, tidy};
+use super::read::{Guest, Ini, join, plain_lines, shorten, tidy};
 use super::types::{BootEntry, BootLoader, Details, Kind, Package, System, WindowsSystem};
 use super::{elf, osinfo};
 use crate::error::Result;
 use crate::inspect::types::PasswordState;
 use hive::{Hive, Key};
+
+/// The most entries of a boot menu that are kept.
+const MAX_BOOT_ENTRIES: usize = 256;
 
 /// Finds a file by its path, in any case of letters. Returns the path as it is spelled.
 pub(super) fn insensitive(guest: &Guest<'_>, path: &str) -> Option<Vec<u8>> {
@@ -79,6 +82,9 @@ pub(super) fn look(guest: &Guest<'_>) -> Option<System> {
         && let Some(hive) = open(guest, &path)
     {
         told(guest, &path, system::tell(&hive, &mut system, &mut windows));
+        if let Some(control) = &windows.current_control_set {
+            system.keyboard = told(guest, &path, keyboard(guest, &root, &hive, control));
+        }
     }
     system.windows = Some(windows);
     system.osinfo = osinfo::of(&system);
@@ -140,8 +146,13 @@ pub(super) fn applications(guest: &Guest<'_>, system: &System) -> Vec<Package> {
         return Vec::new();
     };
     let Some(hive) = open(guest, &path) else { return Vec::new() };
+    // Packages of 32 bits are called i686 everywhere, as libguestfs calls them.
+    let own = match system.arch.as_deref() {
+        Some("i386") => "i686",
+        own => own.unwrap_or_default(),
+    };
     let mut packages = Vec::new();
-    told(guest, &path, software::applications(guest, &hive, &path, &mut packages));
+    told(guest, &path, software::applications(guest, &hive, &path, own, &mut packages));
     packages
 }
 
@@ -165,6 +176,7 @@ pub(super) fn details(guest: &Guest<'_>, system: &System) -> Details {
         details.virtio = virtio(guest, &folder);
     }
     details.boot_loader = boot_loader(guest);
+    details.last_boot = last_boot(guest, &windows.system_root);
     details
 }
 
@@ -188,12 +200,8 @@ fn boot_loader(guest: &Guest<'_>) -> Option<BootLoader> {
     let stores = ["/Boot/BCD", "/EFI/Microsoft/Boot/BCD"];
     let Some(path) = stores.iter().find_map(|path| insensitive(guest, path)) else {
         let config = tidy(&insensitive(guest, "/boot.ini")?);
-        return Some(BootLoader {
-            name: "ntldr".into(),
-            config: Some(config),
-            default_entry: None,
-            entries: Vec::new(),
-        });
+        let (default_entry, entries) = boot_ini(&guest.text(&config).unwrap_or_default());
+        return Some(BootLoader { name: "ntldr".into(), config: Some(config), default_entry, entries });
     };
     let path = tidy(&path);
     let mut loader =
@@ -212,6 +220,57 @@ fn boot_loader(guest: &Guest<'_>) -> Option<BootLoader> {
     let read = { read }();
     told(guest, &path, read);
     Some(loader)
+}
+
+/// Reads the menu of the boot loader before Vista: a line for each system, as
+/// `multi(0)disk(0)rdisk(0)partition(1)\WINDOWS="Windows XP" /fastdetect`.
+fn boot_ini(text: &str) -> (Option<String>, Vec<BootEntry>) {
+    let mut section = String::new();
+    let mut default = None;
+    let mut systems: Vec<(String, BootEntry)> = Vec::new();
+    for line in plain_lines(text) {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.to_ascii_lowercase();
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let (key, value) = (key.trim(), value.trim());
+        if section == "boot loader" && key.eq_ignore_ascii_case("default") {
+            default = Some(value.to_ascii_lowercase());
+        } else if section == "operating systems" && systems.len() < MAX_BOOT_ENTRIES {
+            let (title, options) = match value.strip_prefix('"').and_then(|value| value.split_once('"')) {
+                Some((title, options)) => (title, options.trim()),
+                None => (value, ""),
+            };
+            let options = (!options.is_empty()).then(|| shorten(options).to_owned());
+            let entry = BootEntry { title: shorten(title).to_owned(), options, ..BootEntry::default() };
+            systems.push((key.to_ascii_lowercase(), entry));
+        }
+    }
+    let chosen = systems.iter().find(|(place, _)| Some(place) == default.as_ref());
+    let title = chosen.map(|(_, entry)| entry.title.clone());
+    (title, systems.into_iter().map(|(_, entry)| entry).collect())
+}
+
+/// Returns the keyboard's layout that the logon screen has, by its name where the hive of the system knows it.
+fn keyboard(guest: &Guest<'_>, root: &str, system: &Hive<'_>, control: &str) -> Result<Option<String>> {
+    let Some(path) = insensitive(guest, &format!("{root}/System32/config/DEFAULT")) else { return Ok(None) };
+    let Some(user) = open(guest, &tidy(&path)) else { return Ok(None) };
+    let Some(preload) = user.key("Keyboard Layout\\Preload")? else { return Ok(None) };
+    let Some(id) = text(&user, &preload, "1")? else { return Ok(None) };
+    if id.len() != 8 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(None);
+    }
+    let layout = system.key(&format!("{control}\\Control\\Keyboard Layouts\\{id}"))?;
+    let name = layout.map(|layout| text(system, &layout, "Layout Text")).transpose()?.flatten();
+    Ok(Some(name.unwrap_or(id)))
+}
+
+/// Returns when the system last began to run, in seconds since 1970: what it writes then, and not again.
+fn last_boot(guest: &Guest<'_>, root: &str) -> Option<i64> {
+    let paths = [format!("{root}/bootstat.dat"), "/pagefile.sys".to_owned(), "/swapfile.sys".to_owned()];
+    let found = paths.iter().filter_map(|path| guest.found(insensitive(guest, path)?));
+    found.map(|found| found.attr.mtime.seconds).find(|&time| time > 0)
 }
 
 /// Returns what the account flags say of a password.

@@ -64,8 +64,17 @@ pub(super) fn tell(hive: &Hive<'_>, system: &mut System, windows: &mut WindowsSy
 }
 
 /// Lists the applications that can be uninstalled and have a name for people.
-pub(super) fn applications(guest: &Guest<'_>, hive: &Hive<'_>, path: &str, packages: &mut Vec<Package>) -> Result<()> {
-    for (place, arch) in UNINSTALL.iter().zip(["", "i686"]) {
+///
+/// Those of a second place are programs of 32 bits on a Windows of 64; the first has those of the system's own architecture,
+/// `own`.
+pub(super) fn applications(
+    guest: &Guest<'_>,
+    hive: &Hive<'_>,
+    path: &str,
+    own: &str,
+    packages: &mut Vec<Package>,
+) -> Result<()> {
+    for (place, arch) in UNINSTALL.iter().zip([own, "i686"]) {
         let Some(key) = hive.key(place)? else { continue };
         let (keys, damaged) = hive.subkeys(&key)?;
         if damaged > 0 {

@@ -11,12 +11,16 @@ const SOFTWARE: &[u8] = include_bytes!("../../../tests/data/inspect/windows/SOFT
 const SYSTEM: &[u8] = include_bytes!("../../../tests/data/inspect/windows/SYSTEM");
 const SAM: &[u8] = include_bytes!("../../../tests/data/inspect/windows/SAM");
 const BCD: &[u8] = include_bytes!("../../../tests/data/inspect/windows/BCD");
+const DEFAULT: &[u8] = include_bytes!("../../../tests/data/inspect/windows/DEFAULT");
 
 fn windows() -> Fixture {
     Fixture::new()
         .file("Windows/system32/config/SOFTWARE", SOFTWARE)
         .file("Windows/system32/config/System", SYSTEM)
         .file("Windows/system32/config/SAM", SAM)
+        .file("Windows/system32/config/DEFAULT", DEFAULT)
+        .file_at("Windows/BOOTSTAT.DAT", "", 1_700_000_500)
+        .file_at("pagefile.sys", "", 1_600_000_000)
         .file("Windows/system32/drivers/VioStor.sys", "")
         .file("Windows/system32/drivers/disk.sys", "")
         .file("Boot/BCD", BCD)
@@ -38,6 +42,7 @@ fn the_registry_tells_the_system() {
     assert_eq!((system.hostname.as_deref(), system.arch.as_deref()), (Some("desktop-1"), Some("x86_64")));
     assert_eq!(system.time_zone.as_deref(), Some("W. Europe Standard Time"));
     assert_eq!(system.locale.as_deref(), Some("de-CH"));
+    assert_eq!(system.keyboard.as_deref(), Some("Swiss German"));
     assert_eq!(system.machine_id.as_deref(), Some("0f0e0d0c-1111-2222-3333-444455556666"));
     let windows = system.windows.expect("its own part");
     assert_eq!((windows.system_root.as_str(), windows.hibernated), ("/Windows", Some(true)));
@@ -52,6 +57,64 @@ fn the_registry_tells_the_system() {
 }
 
 #[test]
+fn every_version_is_told_by_what_its_setup_wrote() {
+    macro_rules! hives {
+        ($folder:literal) => {
+            [
+                &include_bytes!(concat!("../../../tests/data/inspect/windows/", $folder, "/SOFTWARE"))[..],
+                &include_bytes!(concat!("../../../tests/data/inspect/windows/", $folder, "/SYSTEM"))[..],
+            ]
+        };
+    }
+    for (root, [software, hive], expected) in [
+        ("WINDOWS", hives!("xp"), "Microsoft Windows XP 5.1 2600 - i386 winxp PC-XP 1300000000"),
+        ("Windows", hives!("7"), "Windows 7 Professional 6.1 7601 Client x86_64 win7 PC-7 1400000000"),
+        ("Windows", hives!("8"), "Windows 8.1 Pro 6.3 9600 Client x86_64 win8.1 PC-8 1450000000"),
+        ("Windows", hives!("2019"), "Windows Server 2019 Standard 10.0 17763 Server x86_64 win2k19 PC-2019 1600000000"),
+    ] {
+        let tree = Fixture::new()
+            .file(&format!("{root}/system32/config/software"), software)
+            .file(&format!("{root}/system32/config/system"), hive)
+            .tree();
+        let guest = Guest::new(&tree);
+        let system = look(&guest).expect("Windows");
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let own = system.windows.as_ref().expect("its own part");
+        let told = format!(
+            "{} {}.{} {} {} {} {} {} {}",
+            text(&system.product_name),
+            system.major(),
+            system.minor(),
+            text(&system.build_id),
+            text(&system.product_variant),
+            text(&system.arch),
+            text(&system.osinfo),
+            text(&system.hostname),
+            own.install_time.expect("it was installed")
+        );
+        assert_eq!(told, expected);
+        assert_eq!(own.current_control_set.as_deref(), Some("ControlSet001"));
+        assert_eq!(system.time_zone.as_deref(), Some("W. Europe Standard Time"));
+        assert_eq!(guest.into_warnings(), [""; 0]);
+    }
+}
+
+#[test]
+fn the_menu_before_vista_is_read_with_its_default() {
+    let menu = "[boot loader]\r\ntimeout=30\r\ndefault=multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS\r\n[operating systems]\r\n\
+        multi(0)disk(0)rdisk(0)partition(2)\\WINNT=\"Windows 2000\" /fastdetect\r\n\
+        multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS=\"Windows XP Professional\" /noexecute=optin /fastdetect\r\n";
+    let tree = Fixture::new().file("boot.ini", menu).tree();
+    let loader = boot_loader(&Guest::new(&tree)).expect("there is one");
+    assert_eq!((loader.name.as_str(), loader.default_entry.as_deref()), ("ntldr", Some("Windows XP Professional")));
+    assert_eq!(loader.entries.len(), 2);
+    assert_eq!(loader.entries[1].options.as_deref(), Some("/noexecute=optin /fastdetect"));
+    for broken in ["=", "[operating systems]\n=\nx\n=\"\n", "[boot loader]\ndefault=\n[operating systems]\n=\"a\n"] {
+        boot_ini(broken);
+    }
+}
+
+#[test]
 fn applications_services_users_and_network_are_listed() {
     let tree = windows().tree();
     let guest = Guest::new(&tree);
@@ -61,6 +124,7 @@ fn applications_services_users_and_network_are_listed() {
     assert_eq!(packages[0].name, "{11111111-2222-3333-4444-555555555555}");
     assert_eq!(packages[0].display_name.as_deref(), Some("Müller Büro"));
     assert_eq!((packages[0].version.as_str(), packages[0].publisher.as_str()), ("7.5.1", "Müller AG"));
+    assert_eq!(packages[0].arch, "x86_64", "the first place has those of the system's own architecture");
     assert_eq!((packages[0].size, packages[0].install_time), (Some(2 << 20), Some(1_709_164_800)));
     assert_eq!((packages[1].name.as_str(), packages[1].arch.as_str()), ("OldTool", "i686"));
     let details = details(&guest, &system);
@@ -73,7 +137,7 @@ fn applications_services_users_and_network_are_listed() {
     assert_eq!(details.network[0].addresses, ["192.0.2.20/24"]);
     assert_eq!(details.network[0].dns, ["192.0.2.2", "192.0.2.3"]);
     assert_eq!(details.virtio, ["viostor"]);
-    assert_eq!(details.last_shutdown, Some(1_700_001_000));
+    assert_eq!((details.last_boot, details.last_shutdown), (Some(1_700_000_500), Some(1_700_001_000)));
     assert_eq!(details.boot_loader.and_then(|loader| loader.default_entry).as_deref(), Some("Windows 11"));
     assert_eq!(guest.into_warnings(), [""; 0]);
 }

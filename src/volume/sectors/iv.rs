@@ -15,6 +15,8 @@ pub(super) enum Iv {
     Plain,
     /// The number, little-endian.
     Plain64,
+    /// The number that counts sectors of this many units (a power of two, by its exponent), little-endian.
+    Plain64Large(u32),
     /// The number, big-endian, at the end.
     Plain64Be,
     /// The number of the sector's first block of the cipher, from 1, big-endian, at the end.
@@ -43,6 +45,7 @@ impl Iv {
             Self::Null => {}
             Self::Plain => block[..4].copy_from_slice(&(number as u32).to_le_bytes()),
             Self::Plain64 => block[..8].copy_from_slice(&number.to_le_bytes()),
+            Self::Plain64Large(units) => block[..8].copy_from_slice(&(number >> units).to_le_bytes()),
             Self::Plain64Be => block[8..].copy_from_slice(&number.to_be_bytes()),
             Self::Benbi => block[8..].copy_from_slice(&number.wrapping_shl(5).wrapping_add(1).to_be_bytes()),
             Self::Essiv(encrypt) => {

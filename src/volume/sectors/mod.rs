@@ -5,6 +5,7 @@
 
 mod cbc;
 mod device;
+mod elephant;
 mod iv;
 mod spec;
 mod xex;

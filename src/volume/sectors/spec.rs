@@ -1,6 +1,7 @@
 //! The name of a cipher, and what is made of it and a key.
 
 use super::cbc::{Cbc, Ecb};
+use super::elephant::Elephant;
 use super::iv::Iv;
 use super::xex::{Masks, Products, Xex};
 use super::{BlockCipher, SectorCipher};
@@ -56,6 +57,8 @@ impl CipherSpec {
         let length = match self.mode.as_str() {
             "xts" if key.len().is_multiple_of(2) => key.len() / 2,
             "lrw" => key.len().saturating_sub(16),
+            // The diffuser has a key of its own, as long as the cipher's.
+            "cbc" if self.iv == "elephant" => key.len() / 2,
             _ => key.len(),
         };
         match (self.cipher.as_str(), length) {
@@ -89,6 +92,10 @@ impl Making<'_> {
         }
         let iv = self.iv()?;
         Ok(match spec.mode.as_str() {
+            "cbc" if spec.iv == "elephant" => {
+                let cbc = Cbc { cipher: main, iv, sector, first };
+                Box::new(Elephant { cbc, tweak: cipher(&key[length..])? })
+            }
             "cbc" => Box::new(Cbc { cipher: main, iv, sector, first }),
             "xts" => Box::new(Xex { cipher: main, masks: Masks::Xts(cipher(&key[length..])?), iv, sector, first }),
             "lrw" => {
@@ -128,14 +135,23 @@ impl Making<'_> {
             "null" => Iv::Null,
             "plain" => Iv::Plain,
             "plain64" => Iv::Plain64,
+            // The kernel's plain64 with its flag `iv_large_sectors`.
+            "plain64large" => Iv::Plain64Large(self.sector.trailing_zeros() - super::IV_UNIT.trailing_zeros()),
             "plain64be" => Iv::Plain64Be,
             "benbi" => Iv::Benbi,
-            "eboiv" => match (self.spec.cipher.as_str(), self.key.len()) {
-                ("aes", 16) => Iv::place(aes::Aes128::new_from_slice(self.key).map_err(|_| refused())?),
-                ("aes", 32) => Iv::place(aes::Aes256::new_from_slice(self.key).map_err(|_| refused())?),
-                _ => return Err(refused()),
-            },
+            "eboiv" => self.place(self.key)?,
+            "elephant" => self.place(&self.key[..self.key.len() / 2])?,
             _ => return Err(refused()),
         })
+    }
+
+    /// Makes the vector that is the place in bytes, encrypted with the cipher's key.
+    fn place(&self, key: &[u8]) -> Result<Iv> {
+        let refused = |_| self.spec.refused(self.key.len());
+        match (self.spec.cipher.as_str(), key.len()) {
+            ("aes", 16) => aes::Aes128::new_from_slice(key).map(Iv::place).map_err(refused),
+            ("aes", 32) => aes::Aes256::new_from_slice(key).map(Iv::place).map_err(refused),
+            _ => Err(self.spec.refused(self.key.len())),
+        }
     }
 }

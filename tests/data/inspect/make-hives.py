@@ -49,6 +49,7 @@ def encode(kind, value):
 
 def make(name, keys):
     path = os.path.join(HERE, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     empty(path)
     hive = hivex.Hivex(path, write=True)
     for key, values in keys.items():
@@ -100,6 +101,7 @@ make("SYSTEM", {
     SET + "Control\\ComputerName\\ComputerName": {"ComputerName": (SZ, "DESKTOP-1")},
     SET + "Control\\TimeZoneInformation": {"TimeZoneKeyName": (SZ, "W. Europe Standard Time")},
     SET + "Control\\MUI\\UILanguages\\de-CH": {},
+    SET + "Control\\Keyboard Layouts\\00000807": {"Layout Text": (SZ, "Swiss German")},
     SET + "Control\\Session Manager\\Environment": {"PROCESSOR_ARCHITECTURE": (SZ, "AMD64")},
     SET + "Control\\Windows": {"ShutdownTime": (BINARY, struct.pack("<Q", (1700001000 + 11644473600) * 10000000))},
     SERVICES + "Tcpip\\Parameters": {"Hostname": (SZ, "desktop-1"), "Domain": (SZ, "example.org")},
@@ -131,3 +133,28 @@ make("BCD", {
     OBJECTS + "{9dea862c-5cdd-4e70-acc1-f32b344d4795}\\Elements\\23000003": {"Element": (SZ, DEFAULT)},
     OBJECTS + DEFAULT + "\\Elements\\12000004": {"Element": (SZ, "Windows 11")},
 })
+make("DEFAULT", {"Keyboard Layout\\Preload": {"1": (SZ, "00000807")}})
+
+# Further versions, each as its own setup leaves these values.
+VERSIONS = {
+    "xp": {"ProductName": (SZ, "Microsoft Windows XP"), "CurrentVersion": (SZ, "5.1"), "CurrentBuildNumber": (SZ, "2600"),
+           "CSDVersion": (SZ, "Service Pack 3"), "InstallDate": (DWORD, 1300000000), "SystemRoot": (SZ, "C:\\WINDOWS")},
+    "7": {"ProductName": (SZ, "Windows 7 Professional"), "CurrentVersion": (SZ, "6.1"), "CurrentBuildNumber": (SZ, "7601"),
+          "InstallationType": (SZ, "Client"), "EditionID": (SZ, "Professional"), "InstallDate": (DWORD, 1400000000)},
+    "8": {"ProductName": (SZ, "Windows 8.1 Pro"), "CurrentVersion": (SZ, "6.3"), "CurrentBuildNumber": (SZ, "9600"),
+          "InstallationType": (SZ, "Client"), "EditionID": (SZ, "Professional"), "InstallDate": (DWORD, 1450000000)},
+    "2019": {"ProductName": (SZ, "Windows Server 2019 Standard"), "CurrentVersion": (SZ, "6.3"),
+             "CurrentMajorVersionNumber": (DWORD, 10), "CurrentMinorVersionNumber": (DWORD, 0), "UBR": (DWORD, 5122),
+             "CurrentBuildNumber": (SZ, "17763"), "InstallationType": (SZ, "Server"), "EditionID": (SZ, "ServerStandard"),
+             "ReleaseId": (SZ, "1809"), "InstallDate": (DWORD, 1600000000)},
+}
+for version, values in VERSIONS.items():
+    make(version + "/SOFTWARE", {CURRENT: values})
+    processor = "x86" if version == "xp" else "AMD64"
+    make(version + "/SYSTEM", {
+        "Select": {"Current": (DWORD, 1)},
+        "ControlSet001\\Control\\ComputerName\\ComputerName": {"ComputerName": (SZ, "PC-" + version.upper())},
+        "ControlSet001\\Control\\Session Manager\\Environment": {"PROCESSOR_ARCHITECTURE": (SZ, processor)},
+        "ControlSet001\\Control\\TimeZoneInformation": {"StandardName": (SZ, "W. Europe Standard Time")},
+        "ControlSet001\\Control\\Nls\\Language": {"Default": (SZ, "0409")},
+    })

@@ -158,7 +158,8 @@ fn base_of(depth: usize, block_size: usize) -> u64 {
 
 fn free(op: &mut Op<'_>, edit: &mut InodeEdit, block: u64, len: u32) -> Result<()> {
     op.core.volume.check_block(block, "its block map", edit.ino)?;
-    op.free_mapped(edit, Run { start: block, len })?;
+    op.free(Run { start: block, len })?;
+    op.forget_mapped(edit, Run { start: block, len })?;
     edit.add_blocks(&op.core.volume.superblock, -i64::from(len))
 }
 

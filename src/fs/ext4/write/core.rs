@@ -1,8 +1,9 @@
 //! What all operations share: the volume that is read, the store that is changed, the allocator, and the inodes in memory.
 //!
 //! Locks are taken in this order: the renaming of folders, inodes (a parent before its children), then a handle of the
-//! store, then the orphans, then a group's bitmap.
+//! store, then the values of attributes, then the orphans, then a group's bitmap.
 
+use super::super::features::incompat;
 use super::super::inode::{self, Inode, field};
 use super::super::superblock::SUPERBLOCK_OFFSET;
 use super::super::volume::Volume;
@@ -14,6 +15,7 @@ use super::inodes::{InodeState, InodeTable};
 use super::op::Op;
 use super::orphans::Orphans;
 use super::store::{Handle, Store, Tid};
+use super::values::Values;
 use super::xattr_edit;
 use crate::bytes::{le32, set_le32};
 use crate::error::{Error, Result};
@@ -40,6 +42,7 @@ pub(in crate::fs::ext4) struct Core {
     pub(super) moving: Mutex<()>,
     /// Guards how many inodes share blocks of attributes. Taken with a handle.
     sharing: Mutex<()>,
+    pub(super) values: Values,
     /// Freed space is told to the device after the commit.
     pub(super) discards: AtomicBool,
     generation: AtomicU32,
@@ -57,6 +60,7 @@ impl Core {
             orphans,
             moving: Mutex::new(()),
             sharing: Mutex::new(()),
+            values: Values::default(),
             discards: AtomicBool::new(false),
             generation: AtomicU32::new(seed),
         }
@@ -120,17 +124,20 @@ impl Core {
         Ok(())
     }
 
-    /// Takes an inode's share of a block of attributes away; says whether it was the last one, so that the block is to be
-    /// freed.
+    /// Takes an inode's share of a block of attributes away. Where it was the last one, so that the block is to be freed,
+    /// returns the inodes that hold values of it.
     ///
     /// # Errors
     /// Those of the store.
-    pub(super) fn share_less(&self, handle: &mut Handle<'_>, block: u64) -> Result<bool> {
+    pub(super) fn share_less(&self, handle: &mut Handle<'_>, block: u64) -> Result<Option<Vec<u32>>> {
         let _sharing = self.sharing.lock();
-        let count = xattr_edit::refcount(&self.store.read(block)?);
+        let bytes = self.store.read(block)?;
+        let count = xattr_edit::refcount(&bytes);
         if count <= 1 {
+            let has_values = self.volume.superblock.has_incompat(incompat::EA_INODE);
+            let values = if has_values { xattr_edit::values_of_block(block, &bytes)? } else { Vec::new() };
             handle.forget(block)?;
-            return Ok(true);
+            return Ok(Some(values));
         }
         let superblock = &self.volume.superblock;
         let seed = superblock.has_metadata_csum().then_some(superblock.checksum_seed);
@@ -138,7 +145,7 @@ impl Core {
             xattr_edit::set_refcount(bytes, count - 1);
             xattr_edit::seal_block(seed, block, bytes);
         })?;
-        Ok(false)
+        Ok(None)
     }
 
     /// Reads something of an inode again until nobody changed it meanwhile.

@@ -2,21 +2,20 @@
 
 use super::super::dir as reader_dir;
 use super::super::dir_htree;
+use super::super::features::incompat;
 use super::super::inode::{BLOCK_AREA, Inode, flag};
 use super::super::mapping::Place;
 use super::super::meta::MetaBytes;
-use super::super::xattr::{INLINE_DATA, index};
 use super::alloc::Run;
 use super::core::Core;
 use super::dir::inline::InlineDir;
 use super::dir::{self, DirBlocks, DirFormat};
 use super::edit::InodeEdit;
 use super::op::Op;
-use super::xattr_edit::{self, Edit};
-use super::{inline, mapping, xattrs};
+use super::xattr_edit;
+use super::{inline, mapping};
 use crate::error::{Error, Result};
 use crate::fs::FileType;
-use crate::fs::write::XattrMode;
 use std::sync::Arc;
 
 /// A directory whose lock is held.
@@ -79,11 +78,13 @@ impl DirBlocks for Blocks<'_, '_> {
 
     fn append(&mut self) -> Result<u32> {
         let number = self.count();
-        let goal = match number.checked_sub(1).map(|last| self.place(last)) {
-            Some(Ok(block)) => block + 1,
-            _ => self.op.core.alloc.goal_of_inode(self.inode.ino),
+        let goal = match number.checked_sub(1) {
+            Some(last) => self.place(last)? + 1,
+            None => self.op.core.alloc.goal_of_inode(self.inode.ino),
         };
-        let block = self.op.claim(goal)?;
+        // But for the first block of a cluster, there is room after the last one.
+        let is_first = number.is_multiple_of(1 << self.op.core.volume.superblock.cluster_bits);
+        let block = if is_first { self.op.claim(goal)? } else { goal };
         self.op.create(block, |_| ())?;
         mapping::insert(self.op, self.edit, u64::from(number), Run { start: block, len: 1 }, false)?;
         let block_size = u64::from(self.op.core.volume.superblock.block_size);
@@ -139,11 +140,7 @@ impl Dir {
     fn put_inline(&mut self, op: &mut Op<'_>, dir: &InlineDir) -> Result<()> {
         op.gate(self.inode.ino);
         self.edit.block_area_mut().copy_from_slice(&dir.block);
-        let value = &dir.rest;
-        if !value.is_empty() {
-            let set = Edit::Set { index: index::SYSTEM, name: INLINE_DATA, value, mode: XattrMode::Set };
-            xattrs::change(op, &mut self.edit, &set)?;
-        }
+        inline::begin(op, &mut self.edit, &dir.rest)?;
         self.edit.set_size(dir.size());
         self.inode = Arc::new(self.edit.decode(&op.core.volume.superblock)?);
         Ok(())
@@ -184,7 +181,7 @@ impl Dir {
         Ok(())
     }
 
-    /// Makes the first block of a new directory, which `edit` begins.
+    /// Makes a new directory, which `edit` begins, in its inode where that may be, else with a first block.
     ///
     /// # Errors
     /// `ENOSPC`, and those of the store.
@@ -192,6 +189,12 @@ impl Dir {
         let superblock = &op.core.volume.superblock;
         let inode = Arc::new(edit.decode(superblock)?);
         let mut made = Self { inode, edit };
+        let may_be_inline = superblock.has_incompat(incompat::INLINE_DATA) && !made.edit.has_flag(flag::CASEFOLD);
+        if may_be_inline && xattr_edit::inline_room(made.ino(), made.edit.tail())?.is_some() {
+            let dir = InlineDir::new(&op.core.volume.layout(), parent);
+            made.put_inline(op, &dir)?;
+            return Ok(made);
+        }
         let mut format = made.format(op.core)?;
         let mut bytes = vec![0; superblock.block_size as usize];
         dir::init(&mut format, &mut bytes, parent);

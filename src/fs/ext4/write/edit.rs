@@ -146,6 +146,14 @@ impl InodeEdit {
         sectors
     }
 
+    /// Adds clusters to, or takes them from, the space the inode takes.
+    ///
+    /// # Errors
+    /// As [`add_blocks`](Self::add_blocks).
+    pub(in crate::fs::ext4) fn add_clusters(&mut self, superblock: &Superblock, clusters: i64) -> Result<()> {
+        self.add_blocks(superblock, clusters.saturating_mul(1 << superblock.cluster_bits))
+    }
+
     /// Adds blocks to, or takes them from, the space the inode takes.
     ///
     /// # Errors
@@ -247,6 +255,29 @@ impl InodeEdit {
     pub(super) fn set_btime(&mut self, time: Timestamp) {
         if self.has(field::BTIME) {
             self.set_time(field::BTIME, field::BTIME_EXTRA, time);
+        }
+    }
+
+    /// Returns the hash of the value that the inode holds, and how many references it has (`ea_inode`).
+    pub(super) fn value_fields(&self) -> (u32, u64) {
+        let count = u64::from(le32(&self.raw, field::CTIME)) << 32 | u64::from(le32(&self.raw, field::VERSION_LO));
+        (le32(&self.raw, field::ATIME), count)
+    }
+
+    /// Sets the hash of the value that the inode holds, and how many references it has.
+    pub(super) fn set_value_fields(&mut self, hash: u32, count: u64) {
+        for (at, extra, value) in
+            [(field::ATIME, field::ATIME_EXTRA, hash), (field::CTIME, field::CTIME_EXTRA, (count >> 32) as u32)]
+        {
+            set_le32(&mut self.raw, at, value);
+            if self.has(extra) {
+                // As a number of seconds it is never negative.
+                set_le32(&mut self.raw, extra, value >> 31);
+            }
+        }
+        set_le32(&mut self.raw, field::VERSION_LO, count as u32);
+        if self.has(field::VERSION_HI) {
+            set_le32(&mut self.raw, field::VERSION_HI, 0);
         }
     }
 

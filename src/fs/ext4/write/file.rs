@@ -5,11 +5,12 @@
 
 use super::super::features::{incompat, ro_compat};
 use super::super::inode::{Inode, flag};
-use super::super::mapping::Place;
+use super::super::mapping::{Place, Stretch};
 use super::super::superblock::field as super_field;
 use super::alloc::Run;
 use super::core::{CREDITS, Core};
 use super::edit::{InodeEdit, now};
+use super::extents::clusters;
 use super::inodes::Inner;
 use super::windows::Window;
 use super::{inline, mapping, xattrs};
@@ -36,8 +37,25 @@ pub(super) struct Piece {
     /// The first block of the file.
     pub(super) logical: u64,
     pub(super) run: Run,
-    /// They are the file's already, and only count as not written.
-    pub(super) is_known: bool,
+    pub(super) source: Source,
+}
+
+/// Whose blocks were before they are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Nobody's: their clusters were claimed for this.
+    Claimed,
+    /// The file's, as the rest of a cluster of which it has other blocks.
+    Cluster,
+    /// The file's, and only count as not written.
+    Unwritten,
+}
+
+impl Piece {
+    /// Returns the clusters that were claimed.
+    pub(super) fn claimed(&self, core: &Core) -> Option<Run> {
+        (self.source == Source::Claimed).then(|| core.alloc.whole(self.run))
+    }
 }
 
 /// Checks that an inode is a regular file that may be written.
@@ -117,11 +135,11 @@ pub(super) fn write(
     if !keep_set_id {
         xattrs::drop_capability(core, &state, &inode)?;
     }
+    if let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)? {
+        state.touch(tid);
+        return Ok(data.len());
+    }
     if inode.is_inline() {
-        if let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)? {
-            state.touch(tid);
-            return Ok(data.len());
-        }
         state.touch(inline::move_out(core, ino, &mut inner)?);
     }
     if offset > inode.size {
@@ -155,11 +173,6 @@ fn write_pieces(
     let mut done = 0;
     // What was written in place before the first piece, which stays whatever becomes of the pieces.
     let mut in_place = 0;
-    let give_back = |pieces: &[Piece]| {
-        for piece in pieces.iter().filter(|piece| !piece.is_known) {
-            core.alloc.unclaim(piece.run);
-        }
-    };
     while done < data.len() && pieces.len() < PIECES {
         let at = offset + done as u64;
         match write_piece(core, &inode, inner, at, &data[done..], offset + data.len() as u64, pieces.last()) {
@@ -168,7 +181,7 @@ fn write_pieces(
                 if let Some(piece) = piece {
                     match pieces.last_mut() {
                         Some(last)
-                            if last.is_known == piece.is_known
+                            if last.source == piece.source
                                 && last.run.end() == piece.run.start
                                 && last.logical + u64::from(last.run.len) == piece.logical =>
                         {
@@ -183,7 +196,7 @@ fn write_pieces(
             }
             Err(error) if done > 0 && error.is_errno(libc::ENOSPC) => break,
             Err(error) => {
-                give_back(&pieces);
+                give_back(core, &pieces);
                 return Err(error);
             }
         }
@@ -196,10 +209,12 @@ fn write_pieces(
                 op.gate(ino);
             }
             for piece in pieces {
-                if piece.is_known {
+                if piece.source == Source::Unwritten {
                     mapping::mark_written(op, &mut edit, piece.logical, piece.run.start, piece.run.len)?;
                 } else {
-                    op.adopt(piece.run);
+                    if let Some(run) = piece.claimed(core) {
+                        op.adopt(run);
+                    }
                     mapping::insert(op, &mut edit, piece.logical, piece.run, false)?;
                 }
             }
@@ -220,7 +235,7 @@ fn write_pieces(
     match name(&pieces, offset + done as u64) {
         Ok(((), tid)) => Ok((done, tid)),
         Err(error) => {
-            give_back(&pieces);
+            give_back(core, &pieces);
             if in_place == 0 || !error.is_errno(libc::ENOSPC) {
                 return Err(error);
             }
@@ -260,16 +275,22 @@ fn write_piece(
             let count = bytes_of(want);
             write_padded(core, block, inside, &data[..count])?;
             let run = Run { start: block, len: want as u32 };
-            Ok((count, Some(Piece { logical, run, is_known: true })))
+            Ok((count, Some(Piece { logical, run, source: Source::Unwritten })))
         }
         Place::Hole => {
-            let run = claim_data(core, inode, inner, written, logical..stretch.end, want, write_end)?;
-            let count = bytes_of(u64::from(run.len));
-            if let Err(error) = write_padded(core, run.start, inside, &data[..count]) {
-                core.alloc.unclaim(run);
+            let hole = logical..stretch.end;
+            let piece = if core.volume.superblock.cluster_bits > 0 {
+                claim_clusters(core, inode, hole, want)?
+            } else {
+                let run = claim_data(core, inode, inner, written, hole, want, write_end)?;
+                Piece { logical, run, source: Source::Claimed }
+            };
+            let count = bytes_of(u64::from(piece.run.len));
+            if let Err(error) = write_padded(core, piece.run.start, inside, &data[..count]) {
+                give_back(core, &[piece]);
                 return Err(error);
             }
-            Ok((count, Some(Piece { logical, run, is_known: false })))
+            Ok((count, Some(piece)))
         }
     }
 }
@@ -375,6 +396,51 @@ fn claim_data(
     let rest = Run { start: run.start + u64::from(want), len: run.len - want };
     set_aside(core, inner, Window { logical: logical + u64::from(want), run: rest });
     Ok(Run { start: run.start, len: want })
+}
+
+/// Finds blocks for a hole of a file that begins with its block `hole.start`, `want` at most: the rest of a cluster that the
+/// file has already, or clusters that are claimed.
+///
+/// # Errors
+/// `ENOSPC`, and those of a damaged tree.
+pub(super) fn claim_clusters(core: &Core, inode: &Inode, hole: Range<u64>, want: u64) -> Result<Piece> {
+    let size = 1_u64 << core.volume.superblock.cluster_bits;
+    let logical = hole.start;
+    let first = logical / size * size;
+    let inside = logical - first;
+    // A block of the same cluster lies before the hole or after it.
+    let mut at = first;
+    while at < first + size {
+        let stretch = if at == logical {
+            Stretch { end: hole.end, place: Place::Hole }
+        } else {
+            core.volume.stretch(inode, at)?
+        };
+        if let Place::Block(block) | Place::Unwritten(block) = stretch.place {
+            clusters::check(&core.volume.superblock, inode.ino, at, block)?;
+            let start = block - (at - first) + inside;
+            let len = want.min(hole.end.min(first + size) - logical) as u32;
+            return Ok(Piece { logical, run: Run { start, len }, source: Source::Cluster });
+        }
+        at = if at < logical { stretch.end.min(logical) } else { stretch.end };
+    }
+    // The cluster that a hole ends in is not claimed when it has blocks after the hole.
+    let end = if hole.end == u64::MAX { hole.end } else { hole.end / size * size };
+    let want = want.min(end - logical).min(u64::from(u32::MAX / 2));
+    let goal = match first.checked_sub(1) {
+        Some(_) => goal(core, inode, first)?,
+        None => core.alloc.goal_of_inode(inode.ino),
+    };
+    let run = core.claim(goal, (inside + want) as u32)?;
+    let len = u64::from(run.len).saturating_sub(inside).min(want) as u32;
+    Ok(Piece { logical, run: Run { start: run.start + inside, len }, source: Source::Claimed })
+}
+
+/// Gives back what was claimed for pieces that are not named.
+pub(super) fn give_back(core: &Core, pieces: &[Piece]) {
+    for run in pieces.iter().filter_map(|piece| piece.claimed(core)) {
+        core.alloc.unclaim(run);
+    }
 }
 
 fn set_aside(core: &Core, inner: &mut Inner, window: Window) {

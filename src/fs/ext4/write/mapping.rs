@@ -2,27 +2,43 @@
 
 use super::super::extent::Extent;
 use super::super::inode::flag;
+use super::super::superblock::Superblock;
 use super::alloc::Run;
+use super::block_maps;
 use super::edit::InodeEdit;
+use super::extents::{self, clusters};
 use super::op::Op;
-use super::{block_maps, extents};
 use crate::error::{Error, Result};
 
 /// How many runs one operation frees at most.
 const FREED_AT_ONCE: u32 = 48;
 
-/// Gives a file blocks from its block `logical` on, where it has none yet, and counts them. They are the caller's to claim.
+/// Gives a file blocks from its block `logical` on, where it has none yet, and counts their clusters. Those are the caller's
+/// to claim, but for clusters that the file has already.
 ///
 /// # Errors
 /// `EFBIG`, `ENOSPC`, [`Error::Corrupt`] for a damaged tree, and those of the store.
 pub(super) fn insert(op: &mut Op<'_>, edit: &mut InodeEdit, logical: u64, run: Run, unwritten: bool) -> Result<()> {
+    let superblock = &op.core.volume.superblock;
+    let mut clusters = u64::from(run.len);
     if edit.has_flag(flag::EXTENTS) {
+        clusters::check(superblock, edit.ino, logical, run.start)?;
+        clusters = clusters::count_new(op, edit, logical, run.len)?;
         let logical = first_block(logical, run.len)?;
         extents::insert(op, edit, Extent { logical, len: run.len, physical: run.start, unwritten })?;
     } else {
+        check_map(superblock)?;
         block_maps::insert(op, edit, logical, run)?;
     }
-    edit.add_blocks(&op.core.volume.superblock, i64::from(run.len))
+    edit.add_clusters(superblock, clusters as i64)
+}
+
+/// Checks that a block map may be changed.
+fn check_map(superblock: &Superblock) -> Result<()> {
+    if superblock.cluster_bits == 0 {
+        return Ok(());
+    }
+    Err(Error::unsupported("writing ext4 with bigalloc to a file with a block map"))
 }
 
 /// Returns a block of a file as an extent tree names it.
@@ -80,6 +96,7 @@ fn change_state(
 pub(super) fn remove_some(op: &mut Op<'_>, edit: &mut InodeEdit, start: u64, end: u64) -> Result<Option<u64>> {
     let limit = (op.core.store.max_credits() / 5).clamp(1, FREED_AT_ONCE) as usize;
     if !edit.has_flag(flag::EXTENTS) {
+        check_map(&op.core.volume.superblock)?;
         return block_maps::remove_some(op, edit, start, end, limit);
     }
     let Ok(first) = u32::try_from(start) else { return Ok(None) };

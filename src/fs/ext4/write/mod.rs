@@ -35,6 +35,7 @@ mod renames;
 mod space;
 pub mod store;
 mod trim;
+mod values;
 mod windows;
 #[allow(dead_code)]
 mod xattr_edit;
@@ -124,7 +125,7 @@ impl Filesystem for Ext4Writer {
 
     fn statfs(&self) -> Result<StatFs> {
         let core = &self.core;
-        let mut found = statfs::of_free(&core.volume, core.alloc.free_blocks(), core.alloc.free_inodes());
+        let mut found = statfs::of_free(&core.volume, core.alloc.free_clusters(), core.alloc.free_inodes());
         found.blocks_free = found.blocks_free.min(found.blocks);
         Ok(found)
     }

@@ -4,11 +4,13 @@
 //! and put back when the operation fails. What others change too (bitmaps, descriptors, the inode table, the superblock) is
 //! changed when the operation ends well.
 
+use super::super::features::incompat;
 use super::alloc::Run;
 use super::core::Core;
 use super::counters;
 use super::edit::InodeEdit;
 use super::store::{Handle, Tid};
+use super::values::Count;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -26,6 +28,12 @@ pub(in crate::fs::ext4) struct Op<'a> {
     gone_inodes: Vec<(u32, bool)>,
     /// Blocks of attributes of which an inode gives up its share.
     released: Vec<u64>,
+    /// Inodes that hold values and get one reference more. They are pinned.
+    pub(super) pinned_values: Vec<u32>,
+    /// Inodes that hold values and get one reference less.
+    pub(super) dropped_values: Vec<u32>,
+    /// Inodes that were made for values: hash, size and number.
+    pub(super) new_values: Vec<(u32, u64, u32)>,
     edits: Vec<InodeEdit>,
     /// Nodes of extent trees that were changed: inode and block.
     nodes: Vec<(u32, u64)>,
@@ -52,6 +60,9 @@ impl<'a> Op<'a> {
             new_inodes: Vec::new(),
             gone_inodes: Vec::new(),
             released: Vec::new(),
+            pinned_values: Vec::new(),
+            dropped_values: Vec::new(),
+            new_values: Vec::new(),
             edits: Vec::new(),
             nodes: Vec::new(),
             orphans_added: Vec::new(),
@@ -113,14 +124,22 @@ impl<'a> Op<'a> {
         self.nodes.push((ino, block));
     }
 
-    /// Claims one block near `goal`.
+    /// Claims a block near `goal`, the first of a cluster.
     ///
     /// # Errors
     /// `ENOSPC`, and those of reading bitmaps.
     pub(in crate::fs::ext4) fn claim(&mut self, goal: u64) -> Result<u64> {
-        let run = self.core.alloc.claim(goal, 1)?;
+        Ok(self.claim_run(goal, 1)?.start)
+    }
+
+    /// Claims up to `want` blocks in a row near `goal`, from the beginning of a cluster on.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub(super) fn claim_run(&mut self, goal: u64, want: u32) -> Result<Run> {
+        let run = self.core.alloc.claim(goal, want)?;
         self.claims.push(run);
-        Ok(run.start)
+        Ok(Run { start: run.start, len: run.len.min(want) })
     }
 
     /// Takes over blocks that were claimed before the operation began: they are marked when it ends well, else they stay
@@ -132,11 +151,12 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Frees blocks of a file's contents.
+    /// Frees the clusters that blocks of a file's contents lie in.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when they are free already.
     pub(in crate::fs::ext4) fn free(&mut self, run: Run) -> Result<()> {
+        let run = self.core.alloc.whole(run);
         self.core.alloc.check_taken(run)?;
         if self.frees.iter().any(|freed| freed.start < run.end() && run.start < freed.end()) {
             return Err(Error::corrupt("ext4 block map", format!("the block {} is used twice", run.start)));
@@ -148,23 +168,27 @@ impl<'a> Op<'a> {
         Ok(())
     }
 
-    /// Frees blocks that an inode's mapping named: metadata, where it is a directory.
+    /// Notes that an inode's mapping names blocks no more, which are metadata where it is a directory.
     ///
     /// # Errors
-    /// As [`free`](Self::free), and those of the store.
-    pub(in crate::fs::ext4) fn free_mapped(&mut self, edit: &InodeEdit, run: Run) -> Result<()> {
+    /// Those of the store.
+    pub(in crate::fs::ext4) fn forget_mapped(&mut self, edit: &InodeEdit, run: Run) -> Result<()> {
         if !edit.is_dir() {
-            return self.free(run);
+            return Ok(());
         }
-        (run.start..run.end()).try_for_each(|block| self.free_metadata(block))
+        (run.start..run.end()).try_for_each(|block| self.forget(block))
     }
 
-    /// Frees a block of metadata.
+    /// Frees a block of metadata, and its cluster.
     ///
     /// # Errors
     /// As [`free`](Self::free), and those of the store.
     pub(in crate::fs::ext4) fn free_metadata(&mut self, block: u64) -> Result<()> {
         self.free(Run { start: block, len: 1 })?;
+        self.forget(block)
+    }
+
+    fn forget(&mut self, block: u64) -> Result<()> {
         if !self.undo.iter().any(|&(number, _)| number == block) {
             let before = self.read(block)?;
             self.undo.push((block, Some(before)));
@@ -172,7 +196,8 @@ impl<'a> Op<'a> {
         self.handle()?.forget(block)
     }
 
-    /// Gives up an inode's share of a block of attributes, which is freed with the last one.
+    /// Gives up an inode's share of a block of attributes, which is freed with the last one. The inodes that hold its values
+    /// were checked.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the block is free already.
@@ -230,7 +255,21 @@ impl<'a> Op<'a> {
     ///
     /// # Errors
     /// Those of the store, which is read-only then.
-    pub(super) fn finish(mut self) -> Result<Tid> {
+    pub(super) fn finish(self) -> Result<Tid> {
+        let core = self.core;
+        let tid = self.finish_alone()?;
+        if core.volume.superblock.has_incompat(incompat::EA_INODE) {
+            core.values.sweep(core);
+        }
+        Ok(tid)
+    }
+
+    /// Ends the operation as [`finish`](Self::finish) does, and leaves inodes of values that nobody needs any more to a
+    /// later one.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub(super) fn finish_alone(mut self) -> Result<Tid> {
         self.settle()
     }
 
@@ -280,6 +319,17 @@ impl<'a> Op<'a> {
         for edit in self.edits.drain(..) {
             core.write_inode(handle, &edit)?;
         }
+        for ino in self.pinned_values.drain(..) {
+            let counted = core.values.count(core, handle, ino, Count::Up);
+            core.values.unpin(core, ino);
+            counted?;
+        }
+        for ino in self.dropped_values.drain(..) {
+            core.values.count(core, handle, ino, Count::Down)?;
+        }
+        for (hash, size, ino) in self.new_values.drain(..) {
+            core.values.remember(hash, size, ino);
+        }
         for ino in self.orphans_added.drain(..) {
             core.orphans.add(core, handle, ino)?;
         }
@@ -295,8 +345,11 @@ impl<'a> Op<'a> {
         }
         let mut frees = std::mem::take(&mut self.frees);
         for block in self.released.drain(..) {
-            if core.share_less(handle, block)? {
-                frees.push(Run { start: block, len: 1 });
+            if let Some(values) = core.share_less(handle, block)? {
+                frees.push(core.alloc.whole(Run { start: block, len: 1 }));
+                for ino in values {
+                    core.values.count(core, handle, ino, Count::Down)?;
+                }
             }
         }
         for run in &frees {
@@ -361,6 +414,9 @@ impl Drop for Op<'_> {
         }
         for (ino, _) in self.new_inodes.drain(..) {
             self.core.alloc.unclaim_inode(ino);
+        }
+        for ino in self.pinned_values.drain(..) {
+            self.core.values.unpin(self.core, ino);
         }
         // The handle ends before readers are let through, so that they find all of the operation.
         self.handle = None;

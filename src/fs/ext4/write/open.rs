@@ -28,6 +28,7 @@ const WRITABLE_INCOMPAT: u32 = incompat::FILETYPE
     | incompat::EXTENTS
     | incompat::BIT64
     | incompat::FLEX_BG
+    | incompat::EA_INODE
     | incompat::CSUM_SEED
     | incompat::LARGE_DIR
     | incompat::INLINE_DATA
@@ -41,6 +42,7 @@ const WRITABLE_RO: u32 = ro_compat::SPARSE_SUPER
     | ro_compat::GDT_CSUM
     | ro_compat::DIR_NLINK
     | ro_compat::EXTRA_ISIZE
+    | ro_compat::BIGALLOC
     | ro_compat::METADATA_CSUM
     | ro_compat::VERITY
     | ro_compat::ORPHAN_PRESENT;
@@ -72,6 +74,14 @@ fn check_writable(superblock: &Superblock) -> Result<()> {
     }
     if superblock.has_incompat(incompat::CASEFOLD) && superblock.encoding != casefold::UTF8_12_1 {
         refused.push(format!("casefold in the encoding {}", superblock.encoding));
+    }
+    if superblock.cluster_bits > 0 {
+        if !superblock.has_incompat(incompat::EXTENTS) || superblock.first_data_block != 0 {
+            refused.push("bigalloc without extents, or with blocks before its first cluster".into());
+        }
+        if !superblock.blocks_count.is_multiple_of(1 << superblock.cluster_bits) {
+            refused.push("bigalloc whose last cluster is not whole".into());
+        }
     }
     if superblock.has_compat(compat::HAS_JOURNAL) && superblock.journal_inode == 0 {
         refused.push("an external journal".into());

@@ -5,7 +5,7 @@ use super::super::mapping::Place;
 use super::alloc::Run;
 use super::core::{CREDITS, Core};
 use super::edit::{InodeEdit, now};
-use super::file::{self, Piece};
+use super::file::{self, Piece, Source};
 use super::inodes::{Inner, InodeState};
 use super::op::Op;
 use super::store::Tid;
@@ -162,7 +162,13 @@ pub(super) fn delete_within(op: &mut Op<'_>, inode: &Inode, mut edit: InodeEdit)
         }
         edit.set_size(0);
     }
-    xattrs::release_block(op, &mut edit)?;
+    let more = xattrs::value_credits(&op.core.volume.superblock);
+    if more > 0 && xattrs::may_have(inode) && !inode.has_flag(flag::EA_INODE) {
+        op.put(edit.clone());
+        op.add_orphan(ino);
+        op.step(CREDITS + more)?;
+    }
+    xattrs::release_all(op, &mut edit)?;
     op.put(edit);
     op.remove_orphan(ino);
     op.free_inode(ino, inode.is_dir())
@@ -245,10 +251,16 @@ fn allocate(
                 Some(piece) if piece.logical + u64::from(piece.run.len) == at => piece.run.end(),
                 _ => file::goal(core, &inode, at)?,
             };
-            match core.claim(goal, (to - at).min(1 << 30) as u32) {
-                Ok(run) => {
-                    pieces.push(Piece { logical: at, run, is_known: false });
-                    at += u64::from(run.len);
+            let found = if core.volume.superblock.cluster_bits > 0 {
+                file::claim_clusters(core, &inode, at..stretch.end, to - at)
+            } else {
+                let run = core.claim(goal, (to - at).min(1 << 30) as u32);
+                run.map(|run| Piece { logical: at, run, source: Source::Claimed })
+            };
+            match found {
+                Ok(piece) => {
+                    pieces.push(piece);
+                    at += u64::from(piece.run.len);
                 }
                 Err(error) => {
                     failure = Some(error);
@@ -261,7 +273,9 @@ fn allocate(
             let mut edit = edit.clone();
             op.gate(ino);
             for piece in &pieces {
-                op.adopt(piece.run);
+                if let Some(run) = piece.claimed(core) {
+                    op.adopt(run);
+                }
                 mapping::insert(op, &mut edit, piece.logical, piece.run, true)?;
             }
             put_times(&mut edit);
@@ -277,7 +291,7 @@ fn allocate(
         match result {
             Ok(((), tid)) => state.touch(tid),
             Err(error) => {
-                give_back(core, &pieces);
+                file::give_back(core, &pieces);
                 return Err(error);
             }
         }
@@ -287,12 +301,6 @@ fn allocate(
         if is_done {
             return Ok(());
         }
-    }
-}
-
-fn give_back(core: &Core, pieces: &[Piece]) {
-    for piece in pieces {
-        core.alloc.unclaim(piece.run);
     }
 }
 

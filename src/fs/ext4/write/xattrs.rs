@@ -1,15 +1,16 @@
 //! Extended attributes of an inode, set and removed within operations.
 
-use super::super::features::compat;
+use super::super::features::{compat, incompat};
 use super::super::inode::{Inode, flag};
-use super::super::superblock::field as super_field;
-use super::super::xattr::{Entries, index, split_name};
+use super::super::superblock::{Superblock, field as super_field};
+use super::super::xattr::{BLOCK_HEADER, ENTRY_HEADER, Entries, index, split_name};
 use super::core::{CREDITS, Core};
 use super::edit::{InodeEdit, now};
 use super::inodes::InodeState;
 use super::op::Op;
+use super::values;
 use super::xattr_edit::acl::Acl;
-use super::xattr_edit::{self, BlockEdit, Edit, XattrAreas};
+use super::xattr_edit::{self, BlockEdit, Edit, Edited, XattrAreas};
 use crate::bytes::{le32, set_le32};
 use crate::error::{Error, Result};
 use crate::fs::FileType;
@@ -46,12 +47,24 @@ pub(super) fn change(op: &mut Op<'_>, edit: &mut InodeEdit, what: &Edit<'_>) -> 
         block: old.as_deref().map(|bytes| (number, bytes)),
         block_size: superblock.block_size as usize,
     };
-    let edited = xattr_edit::apply(&areas, what)?;
+    let mut edited = xattr_edit::apply(&areas, what, None);
+    let mut more_apart = 0;
+    if let Edit::Set { value, .. } = what
+        && holds_apart(superblock, value, &edited)
+    {
+        let held = values::hold(op, edit, value)?;
+        edited = xattr_edit::apply(&areas, what, Some(held));
+        more_apart = values::clusters(superblock, value.len());
+    }
+    let edited = edited?;
     if edited.is_nothing() {
         return Ok(());
     }
-    if edited.released.is_some() {
-        return Err(Error::unsupported("changing an extended attribute that lies in an inode of its own"));
+    // An inode counts the blocks of all its values, shared or not.
+    let gone = [edited.gone_from_inode, edited.gone_from_block];
+    let less_apart: i64 = gone.iter().flatten().map(|gone| values::clusters(superblock, gone.size as usize)).sum();
+    if let Some(gone) = edited.gone_from_inode {
+        values::drop(op, edit, gone.ino)?;
     }
     if let Some(tail) = edited.in_inode {
         edit.tail_mut().copy_from_slice(&tail);
@@ -62,11 +75,18 @@ pub(super) fn change(op: &mut Op<'_>, edit: &mut InodeEdit, what: &Edit<'_>) -> 
         BlockEdit::Write(bytes) => {
             let is_own = old.as_deref().is_some_and(|old| xattr_edit::refcount(old) == 1);
             if is_own {
+                if let Some(gone) = edited.gone_from_block {
+                    values::drop(op, edit, gone.ino)?;
+                }
                 op.modify(number, |block| {
                     block.copy_from_slice(&bytes);
                     xattr_edit::seal_block(seed, number, block);
                 })?;
             } else {
+                // The old block keeps its references to values as long as others share it.
+                for ino in edited.kept_in_block {
+                    values::add(op, edit, ino)?;
+                }
                 release_block(op, edit)?;
                 let number = op.claim(core.alloc.goal_of_inode(edit.ino))?;
                 op.create(number, |block| {
@@ -74,10 +94,11 @@ pub(super) fn change(op: &mut Op<'_>, edit: &mut InodeEdit, what: &Edit<'_>) -> 
                     xattr_edit::seal_block(seed, number, block);
                 })?;
                 edit.set_xattr_block(superblock, number);
-                edit.add_blocks(superblock, 1)?;
+                edit.add_clusters(superblock, 1)?;
             }
         }
     }
+    edit.add_clusters(superblock, more_apart - less_apart)?;
     if !superblock.has_compat(compat::EXT_ATTR) {
         op.modify_superblock(|bytes| {
             let flags = le32(bytes, super_field::COMPAT) | compat::EXT_ATTR;
@@ -87,20 +108,58 @@ pub(super) fn change(op: &mut Op<'_>, edit: &mut InodeEdit, what: &Edit<'_>) -> 
     Ok(())
 }
 
+/// Says whether a value goes into an inode of its own: one that is about as long as a block, or that finds no room
+/// otherwise.
+fn holds_apart(superblock: &Superblock, value: &[u8], beside: &Result<Edited>) -> bool {
+    if !superblock.has_incompat(incompat::EA_INODE) || value.is_empty() {
+        return false;
+    }
+    // What an entry with a name of three bytes, the block's header and the end leave of a block.
+    let largest = superblock.block_size as usize - BLOCK_HEADER - (ENTRY_HEADER + 4) - 4;
+    match beside {
+        Ok(edited) => !edited.is_nothing() && value.len().next_multiple_of(4) > largest,
+        Err(error) => error.is_errno(libc::ENOSPC),
+    }
+}
+
+/// Returns how many more blocks an operation may change that takes attributes of an inode away or puts some in.
+pub(super) fn value_credits(superblock: &Superblock) -> u32 {
+    // Each of a block's entries may name an inode.
+    if superblock.has_incompat(incompat::EA_INODE) { superblock.block_size / ENTRY_HEADER as u32 } else { 0 }
+}
+
+/// Takes all attributes away from an inode that is being freed.
+///
+/// # Errors
+/// [`Error::Corrupt`] for damaged ones, and those of the store.
+pub(super) fn release_all(op: &mut Op<'_>, edit: &mut InodeEdit) -> Result<()> {
+    if op.core.volume.superblock.has_incompat(incompat::EA_INODE) && !edit.has_flag(flag::EA_INODE) {
+        for ino in xattr_edit::values_of_inode(edit.ino, edit.tail())? {
+            values::drop(op, edit, ino)?;
+        }
+    }
+    release_block(op, edit)
+}
+
 /// Takes an inode's block of attributes away from it.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a block that cannot be one, and those of the store.
-pub(super) fn release_block(op: &mut Op<'_>, edit: &mut InodeEdit) -> Result<()> {
+fn release_block(op: &mut Op<'_>, edit: &mut InodeEdit) -> Result<()> {
     let superblock = &op.core.volume.superblock;
     let number = edit.xattr_block(superblock);
     if number == 0 {
         return Ok(());
     }
     op.core.volume.check_block(number, "the extended attributes", edit.ino)?;
+    if superblock.has_incompat(incompat::EA_INODE) {
+        for ino in xattr_edit::values_of_block(number, &op.read(number)?)? {
+            values::check(op.core, edit, ino)?;
+        }
+    }
     op.release_shared(edit.ino, number)?;
     edit.set_xattr_block(superblock, 0);
-    edit.add_blocks(superblock, -1)
+    edit.add_clusters(superblock, -1)
 }
 
 /// Returns an inode's access or default list; `None` where it has none.
@@ -153,7 +212,7 @@ pub(super) fn drop_capability(core: &Core, state: &InodeState, inode: &Inode) ->
 fn remove_locked(core: &Core, state: &InodeState, ino: u32, name: &[u8]) -> Result<()> {
     let (index, rest) = split_name(name).ok_or(Error::Errno(libc::EOPNOTSUPP))?;
     let (_, edit) = core.edit(ino)?;
-    let ((), tid) = core.transact(CREDITS, |op| {
+    let ((), tid) = core.transact(CREDITS + value_credits(&core.volume.superblock), |op| {
         let mut edit = edit.clone();
         op.gate(ino);
         change(op, &mut edit, &Edit::Remove { index, name: rest })?;
@@ -193,7 +252,7 @@ pub(super) fn set(core: &Core, ino: u32, name: &[u8], value: &[u8], mode: XattrM
     if index == index::ACL_DEFAULT && !inode.is_dir() {
         return if matches!(list, Some(Some(_))) { Err(Error::Errno(libc::EACCES)) } else { Ok(()) };
     }
-    let ((), tid) = core.transact(CREDITS, |op| {
+    let ((), tid) = core.transact(CREDITS + value_credits(&core.volume.superblock), |op| {
         let mut edit = edit.clone();
         op.gate(ino);
         match &list {

@@ -33,7 +33,7 @@ pub(super) fn verify_block_bitmap(
             let Some(bit) = block.checked_sub(first).filter(|&bit| bit < u64::from(superblock.blocks_per_group)) else {
                 continue;
             };
-            if count_disk(bytes, bit as u32, 1) == 0 {
+            if count_disk(bytes, (bit >> superblock.cluster_bits) as u32, 1) == 0 {
                 return Err(damaged("the group's own structures are free in it"));
             }
         }
@@ -72,7 +72,7 @@ pub(super) fn fresh_block_bitmap(
     superblock: &Superblock,
     number: u32,
     descriptor: &GroupDescriptor,
-    blocks: u32,
+    clusters: u32,
 ) -> Vec<u8> {
     let mut bytes = vec![0; superblock.block_size as usize];
     let first = superblock.group_first_block(number);
@@ -87,16 +87,17 @@ pub(super) fn fresh_block_bitmap(
         used += if superblock.has_incompat(incompat::META_BG) { superblock.first_meta_bg } else { rows };
         used += u32::from(superblock.reserved_gdt_blocks);
     }
-    fill_disk(&mut bytes, 0, used.min(blocks), true);
+    let bits = superblock.cluster_bits;
+    fill_disk(&mut bytes, 0, used.div_ceil(1 << bits).min(clusters), true);
     let table = u64::from(superblock.inode_table_blocks());
     for (start, len) in [(descriptor.block_bitmap, 1), (descriptor.inode_bitmap, 1), (descriptor.inode_table, table)] {
         for block in start..start + len {
-            if let Some(bit) = block.checked_sub(first).filter(|&bit| bit < u64::from(blocks)) {
+            if let Some(bit) = block.checked_sub(first).map(|at| at >> bits).filter(|&bit| bit < u64::from(clusters)) {
                 fill_disk(&mut bytes, bit as u32, 1, true);
             }
         }
     }
-    fill_disk(&mut bytes, blocks, superblock.block_size * 8 - blocks, true);
+    fill_disk(&mut bytes, clusters, superblock.block_size * 8 - clusters, true);
     bytes
 }
 
@@ -119,7 +120,7 @@ fn set_wide(bytes: &mut [u8], lo: usize, hi: usize, value: u32) {
 /// What to change of a group's descriptor.
 #[derive(Clone, Copy, Default)]
 struct Change {
-    blocks: i64,
+    clusters: i64,
     inodes: i64,
     dirs: i64,
     /// How many inodes at the table's end were never used, from now on.
@@ -136,7 +137,7 @@ impl Allocator {
         let add = |count: u32, by: i64| u32::try_from((i64::from(count) + by).max(0)).unwrap_or(u32::MAX);
         handle.modify(block, |bytes| {
             let bytes = &mut bytes[from..from + superblock.descriptor_size as usize];
-            set_wide(bytes, field::FREE_BLOCKS_LO, field::FREE_BLOCKS_HI, add(old.free_clusters, by.blocks));
+            set_wide(bytes, field::FREE_BLOCKS_LO, field::FREE_BLOCKS_HI, add(old.free_clusters, by.clusters));
             set_wide(bytes, field::FREE_INODES_LO, field::FREE_INODES_HI, add(old.free_inodes, by.inodes));
             set_wide(bytes, field::USED_DIRS_LO, field::USED_DIRS_HI, add(old.used_dirs, by.dirs));
             if let Some(unused) = by.unused {
@@ -166,7 +167,7 @@ impl Allocator {
             let _disk = group.disk.lock();
             let descriptor = read_descriptor(superblock, &self.store, self.base, number)?;
             if self.has_lazy_groups() && descriptor.flags & BLOCK_UNINIT != 0 {
-                let fresh = fresh_block_bitmap(superblock, number, &descriptor, self.blocks_in(number));
+                let fresh = fresh_block_bitmap(superblock, number, &descriptor, self.clusters_in(number));
                 handle.create(descriptor.block_bitmap, |bytes| bytes.copy_from_slice(&fresh))?;
             }
             let crc = handle.modify(descriptor.block_bitmap, |bytes| {
@@ -180,13 +181,14 @@ impl Allocator {
             let Some(crc) = crc else {
                 return Err(Error::corrupt(
                     format!("block bitmap of group {number}"),
-                    format!("{len} blocks at {} are not as they should be", run.start),
+                    format!("{len} clusters at block {} are not as they should be", run.start),
                 ));
             };
-            let blocks = if taken { -i64::from(len) } else { i64::from(len) };
-            let change = Change { blocks, clear_flags: BLOCK_UNINIT, block_checksum: Some(crc), ..Change::default() };
+            let clusters = if taken { -i64::from(len) } else { i64::from(len) };
+            let change = Change { clusters, clear_flags: BLOCK_UNINIT, block_checksum: Some(crc), ..Change::default() };
             self.change_descriptor(handle, number, &descriptor, change)?;
-            counters::add(handle, superblock, blocks, 0)?;
+            // The superblock counts blocks, unlike the groups.
+            counters::add(handle, superblock, clusters << superblock.cluster_bits, 0)?;
         }
         Ok(())
     }

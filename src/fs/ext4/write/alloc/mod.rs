@@ -4,6 +4,9 @@
 //! ([`Allocator::mark`]), and one that fails gives it back. What is freed on disk becomes free in memory after the commit,
 //! so that no block is written anew while a crash could still bring back the file it belonged to.
 //!
+//! Space is taken in clusters, which are blocks but with `bigalloc`. Runs are given in blocks, and cover whole clusters
+//! where they are claimed or freed; groups count clusters.
+//!
 //! Group descriptors and bitmaps are specified in the kernel's `Documentation/filesystems/ext4/group_descr.rst` and
 //! `bitmaps.rst`.
 
@@ -52,7 +55,7 @@ struct Group {
     /// Keeps a bitmap and its checksum in the descriptor together. Taken before `space`, by threads that have a handle or
     /// load a bitmap.
     disk: Mutex<()>,
-    /// Free blocks in memory.
+    /// Free clusters in memory.
     free: AtomicU32,
     free_inodes: AtomicU32,
     dirs: AtomicU32,
@@ -65,9 +68,9 @@ pub(super) struct Allocator {
     /// The block of the superblock copy whose group descriptors are used.
     base: u64,
     groups: Vec<Group>,
-    /// Free blocks in memory, in all.
+    /// Free clusters in memory, in all.
     free: AtomicU64,
-    /// Freed blocks that wait for a commit.
+    /// Freed clusters that wait for a commit.
     pending: AtomicU64,
     free_inodes: AtomicU64,
 }
@@ -83,7 +86,7 @@ impl Allocator {
         for number in 0..superblock.group_count {
             let descriptor = read_descriptor(superblock, store, base, number)?;
             check_places(superblock, number, &descriptor)?;
-            let blocks = descriptor.free_clusters.min(superblock.blocks_per_group);
+            let blocks = descriptor.free_clusters.min(superblock.clusters_per_group);
             let inodes = descriptor.free_inodes.min(superblock.inodes_per_group);
             free += u64::from(blocks);
             free_inodes += u64::from(inodes);
@@ -106,12 +109,12 @@ impl Allocator {
         })
     }
 
-    /// Returns how many blocks are free or will be after the next commit.
-    pub(super) fn free_blocks(&self) -> u64 {
+    /// Returns how many clusters are free or will be after the next commit.
+    pub(super) fn free_clusters(&self) -> u64 {
         self.free.load(Ordering::Relaxed) + self.pending.load(Ordering::Relaxed)
     }
 
-    /// Returns how many freed blocks wait for a commit.
+    /// Returns how many freed clusters wait for a commit.
     pub(super) fn pending(&self) -> u64 {
         self.pending.load(Ordering::Relaxed)
     }
@@ -121,17 +124,25 @@ impl Allocator {
         self.free_inodes.load(Ordering::Relaxed)
     }
 
-    /// Returns the group of a block, and which of the group's blocks it is.
+    /// Returns the group of a block, and in which of the group's clusters it lies.
     fn place(&self, block: u64) -> (u32, u32) {
         let per_group = u64::from(self.superblock.blocks_per_group);
         let from = block.saturating_sub(u64::from(self.superblock.first_data_block));
-        ((from / per_group) as u32, (from % per_group) as u32)
+        ((from / per_group) as u32, ((from % per_group) >> self.superblock.cluster_bits) as u32)
     }
 
-    /// Returns how many blocks a group has.
-    fn blocks_in(&self, group: u32) -> u32 {
+    /// Returns how many clusters a group has.
+    fn clusters_in(&self, group: u32) -> u32 {
         let first = self.superblock.group_first_block(group);
-        (self.superblock.blocks_count - first).min(u64::from(self.superblock.blocks_per_group)) as u32
+        let blocks = (self.superblock.blocks_count - first).min(u64::from(self.superblock.blocks_per_group));
+        blocks.div_ceil(1 << self.superblock.cluster_bits) as u32
+    }
+
+    /// Returns the whole clusters that blocks lie in.
+    pub(super) fn whole(&self, run: Run) -> Run {
+        let inside = (1_u64 << self.superblock.cluster_bits) - 1;
+        let start = run.start & !inside;
+        Run { start, len: (((run.end() + inside) & !inside) - start) as u32 }
     }
 
     /// Returns the group that a block near an inode should lie in.
@@ -139,18 +150,26 @@ impl Allocator {
         self.superblock.group_first_block((ino - 1) / self.superblock.inodes_per_group)
     }
 
-    /// Splits runs at the borders of groups: group, first block in it, count.
+    /// Splits runs at the borders of groups: group, first cluster in it, count of clusters.
     fn in_groups(&self, run: Run) -> impl Iterator<Item = (u32, u32, u32)> {
-        let mut at = run.start;
+        let bits = self.superblock.cluster_bits;
+        let whole = self.whole(run);
+        let mut at = whole.start;
         std::iter::from_fn(move || {
-            if at >= run.end() {
+            if at >= whole.end() {
                 return None;
             }
             let (group, first) = self.place(at);
-            let len = (run.end() - at).min(u64::from(self.superblock.blocks_per_group - first)) as u32;
-            at += u64::from(len);
+            let left = (whole.end() - at) >> bits;
+            let len = left.min(u64::from(self.superblock.clusters_per_group - first)) as u32;
+            at += u64::from(len) << bits;
             Some((group, first, len))
         })
+    }
+
+    /// Returns how many clusters a run has.
+    fn clusters(&self, run: Run) -> u64 {
+        u64::from(self.whole(run).len) >> self.superblock.cluster_bits
     }
 
     /// Returns the bytes of a group's descriptor.
@@ -181,7 +200,7 @@ impl Allocator {
 
     /// Makes blocks usable that were freed by a transaction that is durable now.
     pub(super) fn settle(&self, run: Run) {
-        self.pending.fetch_sub(u64::from(run.len), Ordering::Relaxed);
+        self.pending.fetch_sub(self.clusters(run), Ordering::Relaxed);
         for (number, first, len) in self.in_groups(run) {
             let Some(group) = self.groups.get(number as usize) else { continue };
             let mut space = group.space.lock();
@@ -197,7 +216,7 @@ impl Allocator {
 
     /// Notes blocks that a transaction frees, which are usable once it is durable.
     pub(super) fn note_pending(&self, run: Run) {
-        self.pending.fetch_add(u64::from(run.len), Ordering::Relaxed);
+        self.pending.fetch_add(self.clusters(run), Ordering::Relaxed);
     }
 }
 

@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 use std::sync::atomic::Ordering;
 
 impl Allocator {
-    /// Claims up to `want` blocks in a row, at `goal` or near it.
+    /// Claims up to `want` blocks in a row, at `goal` or near it, and the rest of their last cluster.
     ///
     /// # Errors
     /// `ENOSPC` when no block is free, and those of reading bitmaps.
     pub(in crate::fs::ext4) fn claim(&self, goal: u64, want: u32) -> Result<Run> {
-        let want = want.clamp(1, self.superblock.blocks_per_group);
+        let want = want.div_ceil(1 << self.superblock.cluster_bits).clamp(1, self.superblock.clusters_per_group);
         let count = self.groups.len() as u32;
         let (mut home, mut first) = self.place(goal);
         if home >= count {
@@ -47,7 +47,7 @@ impl Allocator {
         Err(Error::Errno(libc::ENOSPC))
     }
 
-    /// Claims the first free run of a group from its block `from` on; returns it and where to go on.
+    /// Claims the first free run of a group from its cluster `from` on; returns it and where to go on.
     ///
     /// # Errors
     /// Those of reading bitmaps.
@@ -113,7 +113,8 @@ impl Allocator {
         bits.fill(first, len, true);
         group.free.fetch_sub(len, Ordering::Relaxed);
         self.free.fetch_sub(u64::from(len), Ordering::Relaxed);
-        Run { start: self.superblock.group_first_block(number) + u64::from(first), len }
+        let bits = self.superblock.cluster_bits;
+        Run { start: self.superblock.group_first_block(number) + (u64::from(first) << bits), len: len << bits }
     }
 
     fn exclude(&self, group: &Group) {
@@ -131,7 +132,7 @@ impl Allocator {
             self.load_blocks(number, group)?;
             let space = group.space.lock();
             let next_free = space.blocks.as_ref().and_then(|bits| bits.next_free(first));
-            if first + len > self.blocks_in(number) || next_free.is_some_and(|free| free < first + len) {
+            if first + len > self.clusters_in(number) || next_free.is_some_and(|free| free < first + len) {
                 return Err(Error::corrupt(
                     format!("block bitmap of group {number}"),
                     format!("blocks in use at {} are free in it", run.start),
@@ -149,12 +150,12 @@ impl Allocator {
         let _disk = group.disk.lock();
         let descriptor = read_descriptor(&self.superblock, &self.store, self.base, number)?;
         let bytes = self.block_bitmap(number, &descriptor)?;
-        let bits = Bits::from_disk(&bytes, self.blocks_in(number));
+        let bits = Bits::from_disk(&bytes, self.clusters_in(number));
         let free = bits.count_free();
         if free != descriptor.free_clusters {
             return Err(Error::corrupt(
                 format!("block bitmap of group {number}"),
-                format!("{free} blocks are free in it, {} by the descriptor", descriptor.free_clusters),
+                format!("{free} clusters are free in it, {} by the descriptor", descriptor.free_clusters),
             ));
         }
         let mut space = group.space.lock();
@@ -166,7 +167,7 @@ impl Allocator {
     /// Returns a group's block bitmap as the store has it, or as it would be if nobody has written it yet.
     pub(super) fn block_bitmap(&self, number: u32, descriptor: &GroupDescriptor) -> Result<Vec<u8>> {
         if self.has_lazy_groups() && descriptor.flags & BLOCK_UNINIT != 0 {
-            return Ok(disk::fresh_block_bitmap(&self.superblock, number, descriptor, self.blocks_in(number)));
+            return Ok(disk::fresh_block_bitmap(&self.superblock, number, descriptor, self.clusters_in(number)));
         }
         let bytes = self.store.read(descriptor.block_bitmap)?;
         let stored = disk::stored_checksums(&self.raw_descriptor(number)?).0;

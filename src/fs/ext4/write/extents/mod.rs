@@ -2,6 +2,7 @@
 //!
 //! Every node's key in the node above is the first block of the file that it holds, as `e2fsck` expects.
 
+pub(super) mod clusters;
 mod insert;
 mod path;
 mod remove;

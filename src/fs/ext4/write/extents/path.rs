@@ -183,6 +183,6 @@ pub(super) fn write_new(op: &mut Op<'_>, edit: &mut InodeEdit, node: &Node, goal
     let seed = op.core.volume.superblock.has_metadata_csum().then(|| seed(op, edit));
     op.create(block, |bytes| fill(node, room, seed, bytes))?;
     op.note_node(edit.ino, block);
-    edit.add_blocks(&op.core.volume.superblock, 1)?;
+    edit.add_clusters(&op.core.volume.superblock, 1)?;
     Ok(block)
 }

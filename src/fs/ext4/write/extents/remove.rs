@@ -4,6 +4,7 @@ use super::super::super::extent::{Extent, Node};
 use super::super::alloc::Run;
 use super::super::edit::InodeEdit;
 use super::super::op::Op;
+use super::clusters::{self, Taken};
 use super::insert::write_back;
 use super::path::{Level, ROOT_CAPACITY, load, next_key, write};
 use crate::error::Result;
@@ -22,12 +23,13 @@ pub(in crate::fs::ext4) fn remove_some(
     limit: usize,
     is_freed: bool,
 ) -> Result<Option<u32>> {
+    let superblock = &op.core.volume.superblock;
     let mut path = load(op, edit, start)?;
     let next = next_key(&path).filter(|&next| u64::from(next) < end && next > start);
     let Some(leaf) = path.last_mut() else { return Ok(None) };
     let extents = leaf.extents();
     let mut kept = Vec::with_capacity(extents.len() + 1);
-    let mut taken: Vec<Run> = Vec::new();
+    let mut taken: Vec<Taken> = Vec::new();
     let mut go_on = next;
     let mut split = 0;
     for (number, extent) in extents.iter().enumerate() {
@@ -42,7 +44,11 @@ pub(in crate::fs::ext4) fn remove_some(
             break;
         }
         let (before, after) = ((from - u64::from(extent.logical)) as u32, (extent.end() - to) as u32);
-        taken.push(Run { start: extent.physical + u64::from(before), len: (to - from) as u32 });
+        let run = Run { start: extent.physical + u64::from(before), len: (to - from) as u32 };
+        if is_freed {
+            clusters::check(superblock, edit.ino, from, run.start)?;
+        }
+        taken.push(Taken { logical: from, run });
         if before > 0 {
             kept.push(Extent { len: before, ..*extent });
         }
@@ -59,14 +65,8 @@ pub(in crate::fs::ext4) fn remove_some(
     if taken.is_empty() {
         return Ok(go_on);
     }
-    let goal = taken[0].start;
+    let goal = taken[0].run.start;
     *extents = kept;
-    if is_freed {
-        for run in taken {
-            op.free_mapped(edit, run)?;
-            edit.add_blocks(&op.core.volume.superblock, -i64::from(run.len))?;
-        }
-    }
     if leaf.len() == 0 && leaf.block.is_some() {
         drop_empty(op, edit, path)?;
     } else {
@@ -74,6 +74,9 @@ pub(in crate::fs::ext4) fn remove_some(
     }
     if go_on.is_none() {
         move_root_up(op, edit)?;
+    }
+    if is_freed {
+        clusters::free(op, edit, &taken)?;
     }
     Ok(go_on)
 }
@@ -86,7 +89,7 @@ fn drop_empty(op: &mut Op<'_>, edit: &mut InodeEdit, mut path: Vec<Level>) -> Re
         };
         op.free_metadata(block)?;
         op.note_node(edit.ino, block);
-        edit.add_blocks(&op.core.volume.superblock, -1)?;
+        edit.add_clusters(&op.core.volume.superblock, -1)?;
         let Some(above) = path.last_mut() else { return Ok(()) };
         let at = above.at;
         above.entries().remove(at);
@@ -126,7 +129,7 @@ pub(super) fn move_root_up(op: &mut Op<'_>, edit: &mut InodeEdit) -> Result<()> 
         let Some(block) = child.block.filter(|_| child.len() <= ROOT_CAPACITY) else { return Ok(()) };
         op.free_metadata(block)?;
         op.note_node(edit.ino, block);
-        edit.add_blocks(&op.core.volume.superblock, -1)?;
+        edit.add_clusters(&op.core.volume.superblock, -1)?;
         write(op, edit, None, &child.node)?;
     }
 }

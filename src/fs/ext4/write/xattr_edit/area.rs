@@ -4,6 +4,7 @@
 //! entries keep their order and carry no hash; in the block they are sorted by index, length of the name and name, and
 //! both they and the block carry hashes, which tell blocks apart that could be shared.
 
+use super::Gone;
 use crate::bytes::{set_le16, set_le32};
 use crate::error::{Error, Result};
 use crate::fs::ext4::xattr::{
@@ -20,7 +21,7 @@ pub(super) struct Attribute {
     pub(super) index: u8,
     pub(super) name: Vec<u8>,
     pub(super) value: Stored,
-    /// The hash of the entry as it was; of one in an inode of its own it cannot be computed here.
+    /// The hash of an entry whose value lies in an inode of its own, which cannot be computed here.
     pub(super) hash: u32,
 }
 
@@ -45,6 +46,14 @@ impl Attribute {
     /// Says whether this is the attribute with a name.
     pub(super) fn is(&self, index: u8, name: &[u8]) -> bool {
         self.index == index && self.name == name
+    }
+
+    /// Returns the inode that holds the value, where one does.
+    pub(super) fn apart(&self) -> Option<Gone> {
+        match self.value {
+            Stored::Inode { ino, size } => Some(Gone { ino, size }),
+            Stored::Here(_) => None,
+        }
     }
 
     /// Returns how much of an area it takes, in bytes.

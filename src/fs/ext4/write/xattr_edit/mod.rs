@@ -2,8 +2,8 @@
 //!
 //! An attribute goes into the inode where it fits, and into the block otherwise; it is never in both. Whoever calls writes
 //! what [`apply`] returns: a block that other inodes share ([`refcount`]) stays as it is for them, and a new one is
-//! written. A value is never put into an inode of its own; where one goes that has its value there,
-//! [`Edited::released`] names that inode.
+//! written. A value lies in an inode of its own where the caller made one ([`Held`]); where such a value goes,
+//! [`Edited`] names its inode.
 
 pub(crate) mod acl;
 mod area;
@@ -13,7 +13,9 @@ mod tests;
 use crate::bytes::{le32, set_le32};
 use crate::error::{Error, Result};
 
-use crate::fs::ext4::xattr::{BLOCK_CHECKSUM, BLOCK_REFCOUNT, Entries, INLINE_DATA, VALUE_MAX, block_checksum, index};
+use crate::fs::ext4::xattr::{
+    BLOCK_CHECKSUM, BLOCK_REFCOUNT, Entries, INLINE_DATA, VALUE_MAX, Value, block_checksum, entry_hash, index,
+};
 use crate::fs::write::XattrMode;
 use area::{Attribute, Stored};
 
@@ -56,6 +58,15 @@ pub(crate) enum Edit<'a> {
     },
 }
 
+/// An inode that holds a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Its number.
+    pub(crate) ino: u32,
+    /// The hash of the value.
+    pub(crate) hash: u32,
+}
+
 /// What becomes of the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BlockEdit {
@@ -74,8 +85,12 @@ pub(crate) struct Edited {
     pub(crate) in_inode: Option<Vec<u8>>,
     /// What becomes of the block.
     pub(crate) block: BlockEdit,
-    /// The inode that held the value that is gone, which has one reference less.
-    pub(crate) released: Option<u32>,
+    /// The inode that held the value that is gone from the space after the fields.
+    pub(crate) gone_from_inode: Option<Gone>,
+    /// The inode that held the value that is gone from the block.
+    pub(crate) gone_from_block: Option<Gone>,
+    /// The inodes that hold values which the block had and still has.
+    pub(crate) kept_in_block: Vec<u32>,
 }
 
 impl Edited {
@@ -83,6 +98,15 @@ impl Edited {
     pub(crate) fn is_nothing(&self) -> bool {
         self.in_inode.is_none() && self.block == BlockEdit::Keep
     }
+}
+
+/// An inode that held a value which is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone {
+    /// Its number.
+    pub(crate) ino: u32,
+    /// The size of the value, in bytes.
+    pub(crate) size: u32,
 }
 
 /// The attributes of both areas.
@@ -108,12 +132,12 @@ impl XattrAreas<'_> {
     }
 }
 
-/// Works a change out.
+/// Works a change out. A value that is set lies in the inode that `held` names, or else beside its entry.
 ///
 /// # Errors
 /// `EEXIST` and `ENODATA` as the mode asks, `ERANGE` for a name that is too long, `E2BIG` for a value that is, `ENOSPC`
 /// where it fits neither area, and [`Error::Corrupt`] for damaged attributes.
-pub(crate) fn apply(areas: &XattrAreas<'_>, edit: &Edit<'_>) -> Result<Edited> {
+pub(crate) fn apply(areas: &XattrAreas<'_>, edit: &Edit<'_>, held: Option<Held>) -> Result<Edited> {
     let (index, name) = match *edit {
         Edit::Set { index, name, .. } | Edit::Remove { index, name } => (index, name),
     };
@@ -124,10 +148,7 @@ pub(crate) fn apply(areas: &XattrAreas<'_>, edit: &Edit<'_>) -> Result<Edited> {
     let at_inode = in_inode.iter().position(|attribute| attribute.is(index, name));
     let at_block = in_block.iter().position(|attribute| attribute.is(index, name));
     let old = at_inode.map(|at| &in_inode[at]).or(at_block.map(|at| &in_block[at]));
-    let released = match old.map(|old| &old.value) {
-        Some(Stored::Inode { ino, .. }) => Some(*ino),
-        _ => None,
-    };
+    let gone = (at_inode.and_then(|at| in_inode[at].apart()), at_block.and_then(|at| in_block[at].apart()));
     let Edit::Set { value, mode, .. } = *edit else {
         old.ok_or(Error::Errno(libc::ENODATA))?;
         if let Some(at) = at_inode {
@@ -136,7 +157,7 @@ pub(crate) fn apply(areas: &XattrAreas<'_>, edit: &Edit<'_>) -> Result<Edited> {
         if let Some(at) = at_block {
             in_block.remove(at);
         }
-        return Ok(finish(areas, at_inode.map(|_| in_inode), at_block.map(|_| in_block), released));
+        return Ok(finish(areas, at_inode.map(|_| in_inode), at_block.map(|_| in_block), gone, None));
     };
     match (mode, old) {
         (XattrMode::Create, Some(_)) => return Err(Error::Errno(libc::EEXIST)),
@@ -147,16 +168,22 @@ pub(crate) fn apply(areas: &XattrAreas<'_>, edit: &Edit<'_>) -> Result<Edited> {
         return Err(Error::Errno(libc::E2BIG));
     }
     if old.is_some_and(|old| matches!(&old.value, Stored::Here(bytes) if bytes == value)) {
-        return Ok(Edited { in_inode: None, block: BlockEdit::Keep, released: None });
+        return Ok(finish(areas, None, None, (None, None), None));
     }
-    let new = Attribute { index, name: name.to_vec(), value: Stored::Here(value.to_vec()), hash: 0 };
+    let (stored, hash) = match held {
+        Some(Held { ino, hash }) => {
+            (Stored::Inode { ino, size: value.len() as u32 }, entry_hash(name, &hash.to_le_bytes()))
+        }
+        None => (Stored::Here(value.to_vec()), 0),
+    };
+    let new = Attribute { index, name: name.to_vec(), value: stored, hash };
     let mut with_new = in_inode.clone();
     put(&mut with_new, at_inode, new.clone());
     if area::fits(&with_new, area::inode_room(areas.in_inode.len())) {
         if let Some(at) = at_block {
             in_block.remove(at);
         }
-        return Ok(finish(areas, Some(with_new), at_block.map(|_| in_block), released));
+        return Ok(finish(areas, Some(with_new), at_block.map(|_| in_block), gone, None));
     }
     put(&mut in_block, at_block, new);
     let is_inline_data = index == index::SYSTEM && name == INLINE_DATA;
@@ -166,7 +193,7 @@ pub(crate) fn apply(areas: &XattrAreas<'_>, edit: &Edit<'_>) -> Result<Edited> {
     if let Some(at) = at_inode {
         in_inode.remove(at);
     }
-    Ok(finish(areas, at_inode.map(|_| in_inode), Some(in_block), released))
+    Ok(finish(areas, at_inode.map(|_| in_inode), Some(in_block), gone, held.map(|held| held.ino)))
 }
 
 fn put(attributes: &mut Vec<Attribute>, at: Option<usize>, new: Attribute) {
@@ -180,15 +207,20 @@ fn finish(
     areas: &XattrAreas<'_>,
     in_inode: Option<Vec<Attribute>>,
     in_block: Option<Vec<Attribute>>,
-    released: Option<u32>,
+    (gone_from_inode, gone_from_block): (Option<Gone>, Option<Gone>),
+    new: Option<u32>,
 ) -> Edited {
+    let mut kept: Vec<u32> = in_block.iter().flatten().filter_map(Attribute::apart).map(|held| held.ino).collect();
+    if let Some(at) = new.and_then(|new| kept.iter().position(|&ino| ino == new)) {
+        kept.swap_remove(at);
+    }
     let block = match in_block {
         None => BlockEdit::Keep,
         Some(list) if list.is_empty() => BlockEdit::Drop,
         Some(mut list) => BlockEdit::Write(area::build_block(&mut list, areas.block_size)),
     };
     let in_inode = in_inode.map(|list| area::build_in_inode(&list, areas.in_inode.len()));
-    Edited { in_inode, block, released }
+    Edited { in_inode, block, gone_from_inode, gone_from_block, kept_in_block: kept }
 }
 
 /// Returns how long the value of `system.data` can be in an inode whose space after the fields is `tail`, in bytes; `None`
@@ -203,18 +235,30 @@ pub(crate) fn inline_room(ino: u32, tail: &[u8]) -> Result<Option<usize>> {
     Ok(area::longest_value(&others, INLINE_DATA.len(), room))
 }
 
-/// Returns the inodes that hold values of a block or of the space after an inode's fields, which lose a reference each
-/// when the attributes go all at once.
+/// Returns the inodes that hold values of a block of attributes.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for damaged attributes.
-pub(crate) fn value_inodes(areas: &XattrAreas<'_>) -> Result<Vec<u32>> {
-    let Lists { in_inode, in_block } = areas.lists()?;
-    let inodes = in_inode.iter().chain(&in_block).filter_map(|attribute| match attribute.value {
-        Stored::Inode { ino, .. } => Some(ino),
-        Stored::Here(_) => None,
-    });
-    Ok(inodes.collect())
+pub(crate) fn values_of_block(number: u64, block: &[u8]) -> Result<Vec<u32>> {
+    holders(Entries::in_block(0, number, block, None)?)
+}
+
+/// Returns the inodes that hold values of the space after an inode's fields.
+///
+/// # Errors
+/// [`Error::Corrupt`] for damaged attributes.
+pub(crate) fn values_of_inode(ino: u32, tail: &[u8]) -> Result<Vec<u32>> {
+    holders(Entries::in_inode(ino, tail))
+}
+
+fn holders(entries: Entries<'_>) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in entries {
+        if let Value::Inode { ino, .. } = entry?.value {
+            found.push(ino);
+        }
+    }
+    Ok(found)
 }
 
 /// Returns how many inodes share a block of attributes.

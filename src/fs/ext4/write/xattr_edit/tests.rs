@@ -27,8 +27,8 @@ impl Inode {
     }
 
     fn edit(&mut self, edit: &Edit<'_>) -> Result<()> {
-        let edited = apply(&self.areas(), edit)?;
-        assert_eq!(edited.released, None);
+        let edited = apply(&self.areas(), edit, None)?;
+        assert_eq!((edited.gone_from_inode, edited.gone_from_block), (None, None));
         if let Some(tail) = edited.in_inode {
             assert_eq!(tail.len(), self.tail.len());
             self.tail = tail;
@@ -185,14 +185,23 @@ fn a_value_in_an_inode_of_its_own_is_kept_or_released() {
     set_le32(block, BLOCK_HEADER + 4, 99);
     set_le32(block, BLOCK_HEADER + 8, 5000);
     set_le32(block, BLOCK_HEADER + 12, 0x1234);
-    assert_eq!(value_inodes(&inode.areas()).expect("sound"), [99]);
-    let edited = apply(&inode.areas(), &Edit::Remove { index: index::USER, name: b"other" }).expect("there");
+    assert_eq!(values_of_block(77, inode.block.as_ref().expect("one")).expect("sound"), [99]);
+    let edited = apply(&inode.areas(), &Edit::Remove { index: index::USER, name: b"other" }, None).expect("there");
     let BlockEdit::Write(kept) = edited.block else { panic!("the block stays in use") };
     let entries: Vec<_> = Entries::in_block(12, 77, &kept, None).expect("sound").collect::<Result<_>>().expect("sound");
     assert_eq!((entries.len(), entries[0].value, entries[0].hash), (1, Value::Inode { ino: 99, size: 5000 }, 0x1234));
-    assert_eq!(edited.released, None);
-    let edited = apply(&inode.areas(), &Edit::Remove { index: index::USER, name: b"big" }).expect("there");
-    assert_eq!(edited.released, Some(99));
+    assert_eq!((edited.gone_from_block, edited.kept_in_block), (None, vec![99]));
+    let edited = apply(&inode.areas(), &Edit::Remove { index: index::USER, name: b"big" }, None).expect("there");
+    assert_eq!((edited.gone_from_block, edited.kept_in_block), (Some(Gone { ino: 99, size: 5000 }), vec![]));
+    // It is replaced by a value that inode 98 holds.
+    let value = vec![7; 6000];
+    let set = Edit::Set { index: index::USER, name: b"big", value: &value, mode: XattrMode::Replace };
+    let edited = apply(&inode.areas(), &set, Some(Held { ino: 98, hash: 0x5678 })).expect("there");
+    assert_eq!((edited.gone_from_block, edited.kept_in_block), (Some(Gone { ino: 99, size: 5000 }), vec![]));
+    let BlockEdit::Write(block) = edited.block else { panic!("the block stays in use") };
+    let entry = Entries::in_block(12, 77, &block, None).expect("sound").next().expect("one").expect("sound");
+    let hash = entry_hash(b"big", &0x5678_u32.to_le_bytes());
+    assert_eq!((entry.value, entry.hash), (Value::Inode { ino: 98, size: 6000 }, hash));
 }
 
 #[test]
@@ -211,7 +220,7 @@ fn damaged_areas_give_errors() {
             }
         }
         // Whatever these answer, they do not panic, and what they leave is sound.
-        if let Ok(edited) = apply(&inode.areas(), &Edit::Remove { index: index::USER, name: b"bc" })
+        if let Ok(edited) = apply(&inode.areas(), &Edit::Remove { index: index::USER, name: b"bc" }, None)
             && let BlockEdit::Write(block) = edited.block
         {
             for entry in Entries::in_block(12, 77, &block, None).expect("sound") {
@@ -220,7 +229,8 @@ fn damaged_areas_give_errors() {
         }
         let _ = inode.set(b"new", &[3; 50]);
         let _ = inline_room(12, &inode.tail);
-        let _ = value_inodes(&inode.areas());
+        let _ = values_of_inode(12, &inode.tail);
+        let _ = values_of_block(77, inode.block.as_ref().expect("one"));
     }
 }
 

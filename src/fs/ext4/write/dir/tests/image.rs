@@ -259,7 +259,7 @@ fn e2fsck_agrees_with_changed_attributes() {
             } else {
                 Edit::Set { index: index::USER, name: &name, value: &value, mode: XattrMode::Set }
             };
-            match apply(&areas, &edit) {
+            match apply(&areas, &edit, None) {
                 Ok(edited) => {
                     if let Edit::Set { .. } = edit {
                         expected.insert(full, value.clone());

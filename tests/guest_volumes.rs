@@ -1,0 +1,219 @@
+//! Guests whose filesystems lie in volumes, or are put together in ways of their own.
+
+mod common;
+#[path = "common/debian.rs"]
+mod debian;
+
+use common::guest::{Workspace, guestctl};
+use common::{has_tool, skip};
+use debian::{BOOT_UUID, debian, disk, inspect, mounts, ready, shell};
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Makes an ext4 filesystem of a folder.
+fn ext4(workspace: &Workspace, name: &str, content: &Path) -> PathBuf {
+    let image = workspace.path(name);
+    shell(&format!("mke2fs -q -t ext4 -L {name} -d {} {} 24M", content.display(), image.display()));
+    image
+}
+
+/// Makes an encrypted volume of a filesystem, by QEMU; its UUID is `uuid`.
+fn encrypted(workspace: &Workspace, plain: &Path, uuid: &str) -> PathBuf {
+    let image = workspace.path(&format!("{}.luks", plain.file_name().expect("a name").to_str().expect("plain")));
+    shell(&format!(
+        "qemu-img convert -f raw --object secret,id=key,data=secret -O luks -o key-secret=key,iter-time=10 {} {}",
+        plain.display(),
+        image.display()
+    ));
+    // The first version of LUKS has its UUID as text, and no checksum.
+    let mut bytes = fs::read(&image).expect("made");
+    assert_eq!(&bytes[..6], b"LUKS\xba\xbe");
+    bytes[168..204].copy_from_slice(uuid.as_bytes());
+    let whole = bytes.len().next_multiple_of(1 << 20);
+    bytes.resize(whole, 0);
+    fs::write(&image, bytes).expect("room");
+    image
+}
+
+#[test]
+fn a_root_on_an_encrypted_volume_is_one_tree_where_its_key_is_known() {
+    const ROOT: &str = "11111111-2222-4333-8444-555555555555";
+    const HOME: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
+    let Some(workspace) = ready("ext4") else { return };
+    if !has_tool("qemu-img") {
+        return skip("there is no qemu-img");
+    }
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let fstab = format!(
+        "/dev/mapper/cryptroot / ext4 defaults 0 1\n/dev/mapper/luks-{HOME} /home ext4 defaults 0 2\n\
+         UUID={BOOT_UUID} /boot/efi vfat umask=0077 0 1\n"
+    );
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    fs::write(tree.join("etc/crypttab"), format!("cryptroot UUID={ROOT} none luks\n")).expect("written");
+    let root = encrypted(&workspace, &ext4(&workspace, "root", &tree), ROOT);
+    let people = workspace.folder("people");
+    fs::create_dir_all(people.join("ann")).expect("made");
+    fs::write(people.join("ann/notes"), "notes\n").expect("written");
+    let home = encrypted(&workspace, &ext4(&workspace, "home", &people), HOME);
+    let disk = disk(&workspace, &[root, home]);
+    let file = workspace.path("key");
+    fs::write(&file, "secret").expect("written");
+    let key = format!("all:file:{}", file.display());
+    // Without the key it is said what there is.
+    let told = inspect(&["--json"], &disk);
+    assert_eq!(told["systems"], Value::Array(Vec::new()));
+    let warnings = told["filesystems"][1]["warnings"].to_string();
+    assert!(told["filesystems"][1]["locked"] == true && warnings.contains("encrypted"), "{told:#}");
+    // With it the names of crypttab and those that systemd makes lead to what was opened.
+    let told = inspect(&["--json", "--key", &key], &disk);
+    let system = &told["systems"][0];
+    let opened: Vec<&str> = told["filesystems"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|found| found["volume"] == "crypt")
+        .map(|found| found["device"].as_str().expect("text"))
+        .collect();
+    assert_eq!(opened.len(), 2, "{told:#}");
+    assert_eq!(system["root"], opened[0]);
+    assert_eq!(system["hostname"], "guest");
+    assert_eq!(
+        mounts(system),
+        [format!("/ {}", opened[0]), format!("/home {}", opened[1]), "/boot/efi /dev/sda1".to_owned()]
+    );
+    assert_eq!((&system["missing"], &system["crypttab"][0]["name"]), (&Value::Array(Vec::new()), &"cryptroot".into()));
+    assert!(!told.to_string().contains("is not read"), "what was opened is read: {told:#}");
+    let copied = format!("cp -a {}/ann {}/home/", people.display(), tree.display());
+    shell(&copied);
+    shell(&format!("touch -r {} {}/home", people.display(), tree.display()));
+    for (path, text) in [("/etc/hostname", "guest\n"), ("/home/ann/notes", "notes\n"), ("/boot/efi/loader", "loader\n")]
+    {
+        let (code, printed, said) = guestctl(&["cat", "--key", &key, disk.to_str().expect("plain"), path]);
+        assert_eq!((code, String::from_utf8_lossy(&printed).as_ref()), (0, text), "{said}");
+    }
+    // mke2fs makes lost+found in both.
+    shell(&format!("mkdir -m 700 {0}/lost+found {0}/home/lost+found", tree.display()));
+    shell(&format!("for i in {0} {0}/home; do touch -d @0 $i $i/lost+found; done", tree.display()));
+    let mounted = workspace.mount("both", disk.as_os_str(), &["--key", &key]);
+    let differences = shell(&format!(
+        "rsync -aHAXnciO --omit-dir-times --delete --exclude=/boot/efi {}/ {}/",
+        tree.display(),
+        mounted.folder.display()
+    ));
+    assert_eq!(differences, "");
+    mounted.umount();
+}
+
+#[test]
+fn a_flatcar_is_told_with_the_usr_that_boots() {
+    let Some(workspace) = ready("ext4") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    fs::remove_file(tree.join("etc/debian_version")).expect("made");
+    // Its root has links into a /usr that is not there, of which there are two.
+    let usr = tree.join("usr");
+    let release = |version: &str| format!("ID=flatcar\nNAME=\"Flatcar\"\nVERSION_ID={version}\n");
+    let mut parts = Vec::new();
+    for (name, version) in [("usr-a", "3602.2.0"), ("usr-b", "3760.1.0")] {
+        fs::write(usr.join("lib/os-release"), release(version)).expect("written");
+        parts.push(ext4(&workspace, name, &usr));
+    }
+    let kept = workspace.path("usr");
+    fs::rename(&usr, &kept).expect("ours");
+    fs::create_dir(&usr).expect("ours");
+    parts.push(ext4(&workspace, "ROOT", &tree));
+    let image = workspace.path("flatcar.img");
+    for (attributes, version, device) in
+        [(["GUID:48,GUID:56", ""], 3602, "/dev/sda1"), (["GUID:48,GUID:56", "GUID:49,GUID:56"], 3760, "/dev/sda2")]
+    {
+        let type_of_usr = "5DFBF5F4-2848-4BAC-AA5E-0D9A20B745A6";
+        let mut table = String::from("label: gpt\\n");
+        for (name, attributes) in ["USR-A", "USR-B"].iter().zip(attributes) {
+            table.push_str(&format!("size=24MiB, type={type_of_usr}, name={name}, attrs=\\\"{attributes}\\\"\\n"));
+        }
+        table.push_str("size=24MiB, type=linux, name=ROOT\\n");
+        shell(&format!(
+            "truncate -s 74M {0}; printf \"{table}\" | sfdisk -q --no-reread --no-tell-kernel {0}",
+            image.display()
+        ));
+        for (place, part) in parts.iter().enumerate() {
+            let at = 1 + 24 * place;
+            shell(&format!("dd if={} of={} bs=1M seek={at} conv=notrunc status=none", part.display(), image.display()));
+        }
+        let told = inspect(&["--json"], &image);
+        let system = &told["systems"][0];
+        assert_eq!((&system["distro"], &system["root"]), (&"flatcar".into(), &"/dev/sda3".into()), "{told:#}");
+        assert_eq!(system["version"]["major"], version);
+        assert_eq!(mounts(system), ["/ /dev/sda3", &format!("/usr {device}")]);
+        let (code, printed, said) = guestctl(&["cat", image.to_str().expect("plain"), "/etc/os-release"]);
+        assert_eq!((code, String::from_utf8_lossy(&printed).contains(&version.to_string())), (0, true), "{said}");
+    }
+}
+
+#[test]
+fn what_one_of_several_systems_mounts_stays_in_its_own_folder() {
+    let Some(workspace) = ready("ext4") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    fs::write(tree.join("etc/fstab"), "LABEL=first / ext4 defaults 0 1\n").expect("written");
+    let first = ext4(&workspace, "first", &tree);
+    // The second system would put its data over what the first one has, by links out of its own folder.
+    fs::write(tree.join("etc/hostname"), "second\n").expect("written");
+    let fstab =
+        "LABEL=second / ext4 defaults 0 1\nLABEL=data /data ext4\nLABEL=data /more ext4\nLABEL=data /plain ext4\n";
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    for (target, name) in [("/sda2/etc", "data"), ("../../sda2/usr", "more"), ("/var", "plain")] {
+        std::os::unix::fs::symlink(target, tree.join(name)).expect("made");
+    }
+    let second = ext4(&workspace, "second", &tree);
+    let data = workspace.folder("stuff");
+    fs::write(data.join("hostname"), "taken over\n").expect("written");
+    let disk = disk(&workspace, &[first, second, ext4(&workspace, "data", &data)]);
+    let path = disk.to_str().expect("plain");
+    let cat = |file: &str| {
+        let (code, printed, said) = guestctl(&["cat", path, file]);
+        (code, String::from_utf8_lossy(&printed).into_owned(), said)
+    };
+    assert_eq!(cat("/sda2/etc/hostname").1, "guest\n");
+    assert_eq!(cat("/sda2/usr/hostname").0, 7);
+    assert_eq!(cat("/sda3/etc/hostname").1, "second\n");
+    // A link within its own tree leads where the guest would have it.
+    assert_eq!(cat("/sda3/var/hostname").1, "taken over\n");
+}
+
+#[test]
+fn what_cannot_be_opened_is_warned_of() {
+    let workspace = Workspace::new();
+    let image = workspace.path("windows.img");
+    let mut bytes = vec![0; 2 << 20];
+    for (at, part) in [
+        (0, &b"\xeb\x58\x90-FVE-FS-"[..]),
+        (160, b"\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01"),
+        (176, &0x10000_u64.to_le_bytes()),
+        (0x10000, b"-FVE-FS-\x40\0\x02\0"),
+    ] {
+        bytes[at..at + part.len()].copy_from_slice(part);
+    }
+    fs::write(&image, bytes).expect("written");
+    let page = |image: &Path, more: &[&str]| {
+        let mut arguments: Vec<&OsStr> = vec!["inspect".as_ref(), image.as_ref()];
+        arguments.extend(more.iter().map(OsStr::new));
+        let (code, printed, said) = guestctl(&arguments);
+        assert_eq!(code, 0, "{said}");
+        String::from_utf8(printed).expect("text")
+    };
+    let text = page(&image, &[]);
+    assert!(text.contains("Warnings:") && text.contains("encrypted (BitLocker)"), "{text}");
+    // A volume group of five disks, of which one is there.
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/volumes/lvm.tar.zst");
+    let archive = zstd::decode_all(fs::File::open(archive).expect("in the repository")).expect("whole");
+    let mut archive = tar::Archive::new(&archive[..]);
+    let disks = workspace.folder("disks");
+    archive.unpack(&disks).expect("room");
+    let disk = shell(&format!("find {} -type f | sort | head -n 1", disks.display()));
+    let text = page(Path::new(&disk), &[]);
+    assert!(text.contains("Warnings:") && text.contains("4 of 5 physical volumes are missing"), "{text}");
+}
