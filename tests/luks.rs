@@ -364,3 +364,93 @@ fn what_a_mount_writes_is_read_back_through_the_cipher() {
     assert_eq!((code, out.as_slice()), (0, &b"written through LUKS"[..]), "{error}");
     assert_contents("luks2-argon2id-4096", &image, &["--key", &key]);
 }
+
+/// The program at a terminal of its own.
+struct AtTerminal {
+    terminal: fs::File,
+    other_end: std::os::fd::OwnedFd,
+    child: std::process::Child,
+    seen: String,
+}
+
+impl AtTerminal {
+    fn start(arguments: &[&str]) -> Self {
+        let pair = nix::pty::openpty(None, None).expect("a terminal");
+        let end = || std::process::Stdio::from(pair.slave.try_clone().expect("a descriptor"));
+        let child = std::process::Command::new(common::guest::GUESTCTL)
+            .args(arguments)
+            .stdin(end())
+            .stdout(std::process::Stdio::piped())
+            .stderr(end())
+            .spawn()
+            .expect("starts");
+        Self { terminal: pair.master.into(), other_end: pair.slave, child, seen: String::new() }
+    }
+
+    /// Reads what is shown until `count` prompts are.
+    fn wait_for_prompts(&mut self, count: usize) {
+        use std::io::Read;
+        use std::os::fd::AsFd;
+        while self.seen.matches("Key for ").count() < count || !self.seen.ends_with(": ") {
+            let mut poll = [nix::poll::PollFd::new(self.terminal.as_fd(), nix::poll::PollFlags::POLLIN)];
+            let ready = nix::poll::poll(&mut poll, nix::poll::PollTimeout::from(20_000_u16)).expect("polls");
+            assert!(ready > 0, "no prompt comes: {:?}", self.seen);
+            let mut bytes = [0; 256];
+            let len = self.terminal.read(&mut bytes).expect("reads");
+            self.seen.push_str(&String::from_utf8_lossy(&bytes[..len]));
+        }
+    }
+
+    fn type_in(&mut self, text: &str) {
+        use std::io::Write;
+        self.terminal.write_all(text.as_bytes()).expect("types");
+    }
+
+    /// Waits for the end; returns the exit code, what was printed, and what was seen at the terminal.
+    fn end(mut self) -> (i32, Vec<u8>, String) {
+        use std::io::Read;
+        let mut printed = Vec::new();
+        self.child.stdout.take().expect("a pipe").read_to_end(&mut printed).expect("reads");
+        let code = self.child.wait().expect("waits").code().unwrap_or(-1);
+        let shown = nix::sys::termios::tcgetattr(&self.other_end).expect("a terminal").local_flags;
+        assert!(shown.contains(nix::sys::termios::LocalFlags::ECHO), "the terminal shows again what is typed");
+        // With the last other end closed, what is left is read to its end, which is an error of a terminal.
+        drop(self.other_end);
+        let mut rest = Vec::new();
+        let _ = self.terminal.read_to_end(&mut rest);
+        self.seen.push_str(&String::from_utf8_lossy(&rest));
+        (code, printed, self.seen)
+    }
+}
+
+#[test]
+fn a_key_is_asked_for_at_a_terminal_and_not_shown() {
+    let space = Workspace::new();
+    let image = golden_file(&space, "luks2-serpent-xts");
+    let mut guest = AtTerminal::start(&["cat", text(&image), "/hello"]);
+    guest.wait_for_prompts(1);
+    // At once: what comes right after the prompt counts.
+    guest.type_in("wrong\n");
+    guest.wait_for_prompts(2);
+    guest.type_in("secret\n");
+    let (code, printed, seen) = guest.end();
+    assert_eq!((code, printed.as_slice()), (0, &b"hello from luks2-serpent-xts"[..]), "{seen}");
+    assert!(seen.contains("Key for /dev/sda (LUKS2, "), "{seen}");
+    assert!(seen.contains("no key slot opens with the given key"), "{seen}");
+    assert!(!seen.contains("secret") && !seen.contains("wrong"), "what is typed is shown: {seen}");
+}
+
+#[test]
+fn whoever_gives_no_key_at_a_terminal_is_told_and_has_the_terminal_back() {
+    let space = Workspace::new();
+    let image = golden_file(&space, "luks2-serpent-xts");
+    for (typed, said) in [("\x03", "no key was given"), ("\n", "locked"), ("a\nb\nc\n", "no key slot opens")] {
+        let mut guest = AtTerminal::start(&["cat", text(&image), "/hello"]);
+        for (at, key) in typed.split_inclusive('\n').enumerate() {
+            guest.wait_for_prompts(at + 1);
+            guest.type_in(key);
+        }
+        let (code, printed, seen) = guest.end();
+        assert!(code != 0 && printed.is_empty() && seen.contains(said), "{typed:?}: {seen}");
+    }
+}

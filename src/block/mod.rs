@@ -17,6 +17,7 @@ pub mod references;
 mod runs;
 mod slice;
 mod split;
+mod vhd;
 
 pub use describe::{ChainLink, Container, ImageInfo, describe};
 pub use memory::MemoryDevice;

@@ -11,6 +11,7 @@ use super::nbd::{self, qemu::QemuOptions};
 use super::qcow2::{self, DeviceStorage, FileStorage, Header, Parts, Qcow2, Reference, Snapshot, Storage};
 use super::references::{Guard, of_vmdk};
 use super::split::SplitDevice;
+use super::vhd::{self, Difference, DifferenceDevice};
 use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, ewf, lock};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, IoContext, Result};
@@ -414,6 +415,11 @@ fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenO
     if format == ImageFormat::Ewf {
         return Err(Error::unsupported("an E01 image below another one"));
     }
+    if format == ImageFormat::Vpc
+        && let Some(opened) = open_difference(path, guard, options)?
+    {
+        return Ok(opened);
+    }
     guard.check_all(path, format)?;
     let qemu = QemuOptions {
         format: Some(format.driver()),
@@ -425,6 +431,37 @@ fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenO
     };
     let device = nbd::qemu::open(path, &qemu)?;
     Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() })
+}
+
+/// Opens a VHD that differs from another one; `None` where it has no parent.
+fn open_difference(path: &Path, guard: &Guard, options: &OpenOptions) -> Result<Option<OpenImage>> {
+    let file = open_file(path, false)?;
+    let image: SharedDevice = Arc::new(RawDevice::from_file(clone(&file)?, path, true)?);
+    let Some(difference) = Difference::read(&*image)? else { return Ok(None) };
+    if options.writable {
+        return Err(Error::unsupported("writing to a differencing VHD; use --overlay"));
+    }
+    refuse_snapshot(options, ImageFormat::Vpc)?;
+    lock_file(&file, path, options)?;
+    let mut last = Error::corrupt("VHD header", "it does not name its parent");
+    let parent = difference.names.iter().find_map(|name| match guard.follow(path, name) {
+        Ok(found) => Some(found),
+        Err(error) => {
+            last = error;
+            None
+        }
+    });
+    let Some((below, guard)) = parent else { return Err(last) };
+    let open_parent = || {
+        let own = RawDevice::from_file(open_file(guard.file(), false)?, &below, true)?;
+        if vhd::uuid(&own)?.is_some_and(|uuid| uuid != difference.parent) {
+            return Err(Error::corrupt("chain of VHDs", "this is not the parent that the image was made over"));
+        }
+        open_below(&below, None, &guard, &OpenOptions { snapshot: None, ..options.clone() }, &mut 0)
+    };
+    let parent = open_parent().at(|| below.display().to_string())?;
+    let device: SharedDevice = Arc::new(DifferenceDevice::new(image, parent, difference));
+    Ok(Some(OpenImage { device, format: ImageFormat::Vpc, via: Via::Native, snapshots: Vec::new() }))
 }
 
 fn parts(name: &str, options: &OpenOptions) -> Parts {

@@ -157,7 +157,7 @@ Examples:
   guestctl xattr debian.qcow2 /usr/bin/ping
   guestctl xattr --rw --set user.origin=backup debian.qcow2 /srv/data")]
 pub(super) struct XattrArgs {
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Files in the guest

@@ -18,7 +18,7 @@ const PIECE: usize = 1 << 20;
     after_help = "Examples:\n  guestctl cat debian.qcow2 /etc/fstab /etc/hostname\n  guestctl cat debian.qcow2:/etc/fstab"
 )]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Files in the guest

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  guestctl check debian.qcow2\n  guestctl check --contents --json debian.qcow2")]
 pub(super) struct Args {
-    /// Disk image or NBD URI
+    /// Disk image or URL
     image: String,
 
     /// Read the contents of all files too

@@ -24,7 +24,7 @@ Examples:
   guestctl checksum -r debian.qcow2:/usr >sums; cd /mnt/guest/usr && sha256sum -c ~/sums
   guestctl checksum -a blake3 -r --jobs 4 a.qcow2:/etc b.qcow2:/etc")]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Files in the guest, or further images as IMAGE:PATH

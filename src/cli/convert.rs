@@ -26,7 +26,7 @@ Examples:
   guestctl convert --flatten overlay.qcow2 --output disk.img --format raw
   guestctl convert --jobs 2 --format raw --output-dir raw a.qcow2 b.qcow2")]
 pub(super) struct Args {
-    /// Disk images or NBD URIs
+    /// Disk images or URLs
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 

@@ -26,7 +26,7 @@ Examples:
   guestctl cp --rw hosts motd debian.qcow2:/etc
   guestctl cp -a --rw debian.qcow2:/etc debian.qcow2:/etc.old")]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Further files, and the target on this host last
@@ -54,7 +54,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  guestctl copy-out debian.qcow2 /etc /home backup/")]
 pub(super) struct CopyOutArgs {
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Files in the guest, and the folder on this host last

@@ -14,7 +14,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  guestctl df -h debian.qcow2\n  guestctl df --json debian.qcow2"
 )]
 pub(super) struct Args {
-    /// Disk image or NBD URI
+    /// Disk image or URL
     image: String,
 
     /// Show sizes like 1.5G instead of units of 1 KiB

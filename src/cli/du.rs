@@ -23,7 +23,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  guestctl du -sh debian.qcow2 /usr /var\n  guestctl du --depth 1 debian.qcow2:/home"
 )]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names the folder too
+    /// Disk image or URL; IMAGE:PATH names the folder too
     image: String,
 
     /// Folders or files in the guest

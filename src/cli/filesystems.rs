@@ -14,7 +14,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  guestctl filesystems debian.qcow2\n  guestctl filesystems --json -a data.vmdk root.vmdk"
 )]
 pub(super) struct Args {
-    /// Disk image or NBD URI
+    /// Disk image or URL
     image: String,
 
     /// Show what is made of what, as lsblk does

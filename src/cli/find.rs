@@ -23,7 +23,7 @@ use std::str::FromStr;
     after_help = "Examples:\n  guestctl find debian.qcow2 /etc --name '*.conf' --type f\n  guestctl find -0 debian.qcow2:/var --size +10M | xargs -0 ..."
 )]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names the folder too
+    /// Disk image or URL; IMAGE:PATH names the folder too
     image: String,
 
     /// Folders or files in the guest

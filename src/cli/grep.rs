@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Regular expression
     pattern: String,
 
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Files in the guest

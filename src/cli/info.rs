@@ -12,7 +12,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  guestctl info debian.qcow2\n  guestctl info --json *.qcow2")]
 pub(super) struct Args {
-    /// Disk images or NBD URIs
+    /// Disk images or URLs
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 

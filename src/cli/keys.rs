@@ -4,7 +4,7 @@ use crate::block::{self, OpenOptions};
 use crate::error::{Error, IoContext, Result};
 use crate::volume::keys::{Keys, Secret, Selector, check_header};
 use clap::Args;
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -128,32 +128,38 @@ fn read_file(path: &str) -> Result<Secret> {
     Ok(key)
 }
 
+/// What a terminal sends for an interrupt.
+const INTERRUPT: u8 = 3;
+
 /// Asks for a key on the terminal, if there is one. What is typed is not shown.
 fn prompt(which: &str) -> Result<Option<Secret>> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() || !std::io::stderr().is_terminal() {
         return Ok(None);
     }
-    let mut terminal = stdin.lock();
     let Ok(before) = tcgetattr(stdin.as_fd()) else { return Ok(None) };
     let mut silent = before.clone();
-    // An interrupt is read as a character, so that the terminal is never left without its echo.
+    // An interrupt is read as a character that ends the line, so that the terminal is never left without its echo.
     silent.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
+    silent.control_chars[SpecialCharacterIndices::VEOL as usize] = INTERRUPT;
+    // Hidden before it is asked for: whoever types at once, or a program that does, is heard too.
+    tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &silent).doing(|| "cannot hide what is typed")?;
     eprint!("Key for {which}: ");
     // A prompt that cannot be shown is answered blindly.
     let _ = std::io::stderr().flush();
-    tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &silent).doing(|| "cannot hide what is typed")?;
     let mut key = Zeroizing::new(Vec::with_capacity(4096));
     let mut byte = Zeroizing::new([0; 1]);
     let result = loop {
-        match terminal.read(byte.as_mut_slice()) {
+        // Past the buffer of standard input, which nobody would wipe.
+        match nix::unistd::read(stdin.as_fd(), byte.as_mut_slice()) {
             Ok(0) => break Ok(()),
-            Ok(_) if byte[0] == b'\n' || byte[0] == 3 || key.len() == key.capacity() => break Ok(()),
+            Ok(_) if byte[0] == b'\n' || byte[0] == INTERRUPT || key.len() == key.capacity() => break Ok(()),
             Ok(_) => key.push(byte[0]),
+            Err(nix::errno::Errno::EINTR) => {}
             Err(error) => break Err(error),
         }
     };
-    let interrupted = byte[0] == 3;
+    let interrupted = byte[0] == INTERRUPT;
     tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &before).doing(|| "cannot set the terminal back")?;
     eprintln!();
     result.doing(|| "cannot read the key")?;

@@ -23,7 +23,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  guestctl ls debian.qcow2 /etc\n  guestctl ls -lR debian.qcow2:/boot\n  guestctl ls -0 debian.qcow2 / | xargs -0 ..."
 )]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names the folder too
+    /// Disk image or URL; IMAGE:PATH names the folder too
     image: String,
 
     /// Folder or file in the guest

@@ -24,9 +24,10 @@ use std::sync::{Arc, Weak};
 ///
 /// The tree is the guest's own, as its system mounts it, where there is one operating system; several have a folder each.
 /// Without one it is that of the image's one filesystem, or has a folder for each. IMAGE is a file in any format
-/// that is known (the format is told by its contents), a block device, or an NBD URI: nbd://host[:port]/export,
-/// nbds://host/export, nbd+unix:///export?socket=PATH. A mount is read-only unless --rw or --overlay is
-/// given; without --rw, not one byte of the image changes.
+/// that is known (the format is told by its contents), a block device, an NBD URI (nbd://host[:port]/export,
+/// nbds://host/export, nbd+unix:///export?socket=PATH), or the URL of an image on another host (https://host/path,
+/// ssh://user@host/path, s3://bucket/key). A mount is read-only unless --rw or --overlay is given; without --rw, not one byte
+/// of the image changes.
 ///
 /// The program returns when the mount answers; a server stays in the background until `guestctl umount`.
 #[derive(Debug, clap::Args)]
@@ -42,7 +43,7 @@ Mount options (-o): allow_other, default_permissions, auto_unmount, uid=N, gid=N
 subtype=NAME, ro, noexec, sync, dirsync, noatime, nodiratime, relatime, strictatime, nosymfollow; nosuid and nodev
 always hold. Those that mount(8) keeps for itself (defaults, auto, user, _netdev, ...) are taken and ignored.")]
 pub(super) struct Args {
-    /// Disk image or NBD URI
+    /// Disk image or URL
     image: String,
 
     /// Folder to mount on, or /dev/fd/N: a /dev/fuse that is mounted already

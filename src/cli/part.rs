@@ -129,7 +129,7 @@ const DISK: &str = "/dev/sda";
 /// List the partitions
 #[derive(Debug, clap::Args)]
 struct ListArgs {
-    /// Disk image or NBD URI
+    /// Disk image or URL
     image: String,
 
     /// Print JSON

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  echo guest7 | guestctl write --rw debian.qcow2 /etc/hostname")]
 pub(super) struct WriteArgs {
-    /// Disk image or NBD URI; IMAGE:PATH names the file too
+    /// Disk image or URL; IMAGE:PATH names the file too
     image: String,
 
     /// File in the guest
@@ -74,7 +74,7 @@ fn append(guest: &crate::guestfs::Guestfs, path: &OsStr, input: &mut dyn io::Rea
     after_help = "Examples:\n  guestctl copy-in --rw debian.qcow2 site/ conf /srv\n  guestctl copy-in --rw debian.qcow2:/srv site/"
 )]
 pub(super) struct CopyInArgs {
-    /// Disk image or NBD URI; IMAGE:PATH names the folder
+    /// Disk image or URL; IMAGE:PATH names the folder
     image: String,
 
     /// Files of this host, and the folder in the guest last
@@ -149,7 +149,7 @@ Examples:
   tar -C site -c . | guestctl tar-in --rw debian.qcow2 - /srv/site
   guestctl tar-out a.qcow2 /home - | guestctl tar-in --rw b.qcow2 - /home")]
 pub(super) struct TarInArgs {
-    /// Disk image or NBD URI; IMAGE:PATH names the folder
+    /// Disk image or URL; IMAGE:PATH names the folder
     image: String,
 
     /// Archive, - for standard input

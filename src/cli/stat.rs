@@ -21,7 +21,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  guestctl stat debian.qcow2 /etc/passwd\n  guestctl stat --json -L debian.qcow2:/bin"
 )]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Files in the guest

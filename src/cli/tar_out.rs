@@ -22,7 +22,7 @@ Examples:
   guestctl tar-out debian.qcow2 /srv - | tar -x -C /backup/srv
   guestctl tar-out --jobs 4 --output-dir backup -z zstd a.qcow2:/home b.qcow2:/home")]
 pub(super) struct Args {
-    /// Disk image or NBD URI; IMAGE:PATH names the folder too
+    /// Disk image or URL; IMAGE:PATH names the folder too
     image: String,
 
     /// Folder in the guest, and the archive's file (- for standard output); or further images with --output-dir

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 /// An image and files in it that are changed.
 #[derive(clap::Args, Debug)]
 pub(super) struct Target {
-    /// Disk image or NBD URI; IMAGE:PATH names a file too
+    /// Disk image or URL; IMAGE:PATH names a file too
     image: String,
 
     /// Files in the guest

@@ -1,10 +1,9 @@
 //! Encrypted volumes: what they are known by, and where their keys come from.
 
 use crate::block::{BlockDevice, SharedDevice};
-use crate::bytes::{be16, until_nul};
 use crate::error::{Error, Result};
 use crate::volume::bitlocker::BitLocker;
-use crate::volume::luks::Luks;
+use crate::volume::luks::{Label, Luks};
 use std::fmt;
 
 /// An encrypted volume, as it is known without its key.
@@ -68,14 +67,7 @@ pub fn probe(device: &dyn BlockDevice) -> Option<Encrypted> {
 }
 
 fn luks(device: &dyn BlockDevice) -> Option<Encrypted> {
-    const UUID_OFFSET: usize = 168;
-    let mut header = [0; UUID_OFFSET + 40];
-    let second = (14..=22).map(|shift| (1_u64 << shift, b"SKUL\xba\xbe"));
-    std::iter::once((0, b"LUKS\xba\xbe")).chain(second).find(|(offset, magic)| {
-        let is_inside = offset + header.len() as u64 <= device.size();
-        is_inside && device.read_at(&mut header, *offset).is_ok() && header.starts_with(*magic)
-    })?;
-    let uuid = String::from_utf8_lossy(until_nul(&header[UUID_OFFSET..])).into_owned();
+    let Label { version, uuid, .. } = Label::find(device)?;
     let is_plain = uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let uuid = Some(uuid).filter(|uuid| is_plain && !uuid.is_empty());
     // What is wrong with a header is told where it is opened.
@@ -84,7 +76,7 @@ fn luks(device: &dyn BlockDevice) -> Option<Encrypted> {
         _ => Vec::new(),
     };
     Some(Encrypted {
-        scheme: Scheme::Luks(be16(&header, 6)),
+        scheme: Scheme::Luks(version),
         name: format!("/dev/mapper/luks-{}", uuid.as_deref().unwrap_or("unknown")),
         uuid,
         tokens,

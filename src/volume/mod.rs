@@ -14,6 +14,7 @@ mod firmware;
 mod gpt;
 mod hash;
 pub mod keys;
+mod labels;
 mod ldm;
 pub mod luks;
 mod lvm;
@@ -25,6 +26,7 @@ mod sectors;
 
 pub use assemble::{Assembled, Locked, Source, Stack, assemble};
 pub use gpt::GptAttributes;
+pub(crate) use labels::{ArrayMember, array_member, physical_volume};
 pub use scan::scan;
 
 use crate::block::SharedDevice;

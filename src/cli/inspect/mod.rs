@@ -26,7 +26,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  guestctl inspect debian.qcow2\n  guestctl inspect --json --packages debian.qcow2 | jq '.systems[0].packages[].name'\n  guestctl inspect --json --jobs 4 *.qcow2 >inventory.jsonl\n  guestctl inspect --fields hostname,distro,version,kernel *.qcow2\n  guestctl inspect --xml windows.vmdk"
 )]
 pub(super) struct Args {
-    /// Disk images or NBD URIs
+    /// Disk images or URLs
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 

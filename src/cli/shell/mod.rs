@@ -36,7 +36,7 @@ Examples:
   guestctl shell debian.qcow2
   guestctl shell --overlay debian.qcow2      # write, and leave the image as it is")]
 pub(super) struct ShellArgs {
-    /// Disk image or NBD URI
+    /// Disk image or URL
     image: Option<String>,
 
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub(super) struct RunArgs {
     /// File of commands; - for standard input
     script: PathBuf,
 
-    /// Disk image or NBD URI
+    /// Disk image or URL
     image: Option<String>,
 
     /// Print each command on standard error before it runs

@@ -2,7 +2,7 @@
 
 use crate::block::BlockDevice;
 use crate::error::{Error, Result};
-use std::cell::RefCell;
+use parking_lot::Mutex;
 
 /// How much of the device is read at once: everything to the superblock of Btrfs, which most signatures lie before.
 const PREFIX_SIZE: u64 = 72 << 10;
@@ -16,7 +16,7 @@ const MAX_PIECE: usize = 256 << 10;
 pub struct Reader<'a> {
     device: &'a dyn BlockDevice,
     prefix: Vec<u8>,
-    error: RefCell<Option<Error>>,
+    error: Mutex<Option<Error>>,
 }
 
 impl<'a> Reader<'a> {
@@ -27,12 +27,7 @@ impl<'a> Reader<'a> {
     pub fn new(device: &'a dyn BlockDevice) -> Result<Self> {
         let mut prefix = vec![0; device.size().min(PREFIX_SIZE) as usize];
         device.read_at(&mut prefix, 0)?;
-        Ok(Self { device, prefix, error: RefCell::new(None) })
-    }
-
-    /// Returns the device's size, in bytes.
-    pub fn size(&self) -> u64 {
-        self.device.size()
+        Ok(Self { device, prefix, error: Mutex::new(None) })
     }
 
     /// Returns `len` bytes at `offset`; `None` when they do not all lie on the device or cannot be read.
@@ -45,7 +40,7 @@ impl<'a> Reader<'a> {
         match self.device.read_at(&mut bytes, offset) {
             Ok(()) => Some(bytes),
             Err(error) => {
-                self.error.borrow_mut().get_or_insert(error);
+                self.error.lock().get_or_insert(error);
                 None
             }
         }
@@ -63,6 +58,20 @@ impl<'a> Reader<'a> {
     /// Returns the first failure to read.
     pub fn into_error(self) -> Option<Error> {
         self.error.into_inner()
+    }
+}
+
+/// For the parsers of the floors below, which read a device.
+impl BlockDevice for Reader<'_> {
+    fn size(&self) -> u64 {
+        self.device.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        crate::block::check_range(self.device.size(), offset, buf.len() as u64)?;
+        let bytes = self.read(offset, buf.len()).ok_or(Error::Errno(libc::EIO))?;
+        buf.copy_from_slice(&bytes);
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Identity;
 use super::reader::Reader;
+use crate::block::BlockDevice;
 use crate::bytes::{be32, le16, le32};
 
 /// squashfs; versions before 4 have the byte order of the machine that made them.

@@ -10,6 +10,7 @@
 mod af;
 mod header;
 mod kdf;
+mod label;
 mod metadata;
 mod v1;
 mod v2;
@@ -19,6 +20,7 @@ use crate::block::{BlockDevice, SharedDevice};
 use crate::bytes::be16;
 use crate::error::{Error, Result};
 use header::Header;
+pub use label::Label;
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::volume::hash::Hash;
 
 pub(super) const MAGIC: &[u8; 6] = b"LUKS\xba\xbe";
-const SECOND_MAGIC: &[u8; 6] = b"SKUL\xba\xbe";
+pub(super) const SECOND_MAGIC: &[u8; 6] = b"SKUL\xba\xbe";
 
 /// The size of the binary part, in bytes.
 const BINARY: usize = 4096;
@@ -28,7 +28,8 @@ const AT_CHECKSUM: usize = 448;
 const CHECKSUM_SIZE: usize = 64;
 
 /// The sizes that a header may have, and so the places of the second one.
-const SIZES: [u64; 9] = [16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
+pub(super) const SIZES: [u64; 9] =
+    [16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
 
 /// One header whose checksum is right.
 struct Copy {

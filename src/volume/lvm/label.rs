@@ -49,6 +49,15 @@ impl Label {
         })
     }
 
+    /// Returns the UUID as LVM shows it, with hyphens; nothing where it is none.
+    pub fn uuid(&self) -> String {
+        const GROUPS: [std::ops::Range<usize>; 7] = [0..6, 6..10, 10..14, 14..18, 18..22, 22..26, 26..32];
+        if !self.id.is_ascii() {
+            return String::new();
+        }
+        GROUPS.map(|group| self.id.get(group).unwrap_or_default()).join("-")
+    }
+
     fn parse(bytes: &[u8; SECTOR], sector: u64) -> Option<Self> {
         if !bytes.starts_with(b"LABELONE") || bytes[24..32] != *b"LVM2 001" || le64(bytes, 8) != sector {
             return None;

@@ -16,7 +16,7 @@ mod text;
 mod thin;
 
 use self::group::Group;
-use self::label::Label;
+pub use self::label::Label;
 use super::assemble::{Candidate, Collector, Made};
 use super::{Logical, Volume, VolumeKind};
 use crate::block::SharedDevice;

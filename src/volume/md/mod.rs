@@ -6,7 +6,8 @@
 
 mod superblock;
 
-use self::superblock::{Role, Superblock};
+use self::superblock::Role;
+pub use self::superblock::Superblock;
 use super::assemble::{Candidate, Collector, Made};
 use super::raid::{Array, Members, concat, mirror, parity, raid10, stripes};
 use super::{Raid, Volume, VolumeKind};

@@ -31,6 +31,8 @@ pub enum Role {
 pub struct Superblock {
     /// The version: `1.2`.
     pub version: &'static str,
+    /// The version with all its numbers, as blkid shows it: `0.90.0`.
+    pub full_version: String,
     /// The array's UUID.
     pub uuid: [u8; 16],
     /// The name of version 1: `host:name`.
@@ -73,7 +75,7 @@ pub struct Superblock {
 
 impl Superblock {
     /// Finds the superblock of a device; `None` where it has none, or cannot be read.
-    pub fn find(device: &dyn BlockDevice) -> Option<Self> {
+    pub(crate) fn find(device: &dyn BlockDevice) -> Option<Self> {
         let sectors = device.size() / SECTOR;
         [(sectors.saturating_sub(16) & !7, "1.0"), (0, "1.1"), (8, "1.2")]
             .into_iter()
@@ -110,6 +112,7 @@ impl Superblock {
         let bad_block_start = (sector as i64).checked_add(i64::from(le32(&bytes, 188) as i32))?;
         Some(Self {
             version,
+            full_version: version.to_owned(),
             uuid: bytes[16..32].try_into().expect("16 bytes"),
             name: Some(String::from_utf8_lossy(until_nul(&bytes[32..64])).into_owned()).filter(|name| !name.is_empty()),
             minor: None,
@@ -173,6 +176,7 @@ impl Superblock {
         };
         Some(Self {
             version: "0.90",
+            full_version: format!("0.{}.{}", word(2), word(3)),
             uuid,
             name: None,
             minor: Some(word(11)),
