@@ -355,3 +355,20 @@ fn a_filesystem_whose_features_cannot_be_kept_right_is_refused_by_name_and_still
         assert!(std::fs::read(&image).expect("the image") == before, "{feature}: something was written");
     }
 }
+
+#[test]
+fn flags_that_would_change_how_a_file_is_stored_are_refused() {
+    const EXTENTS: u32 = 0x8_0000;
+    const JOURNAL_DATA: u32 = 0x4000;
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some(image) = image(&folder, 32, &["-t", "ext4"]) else { return };
+    let fs = open_for_writing(&image);
+    let file = create(&fs, "file");
+    let flags = fs.attr(file).expect("it is there").flags;
+    assert_ne!(flags & EXTENTS, 0);
+    for changed in [flags & !EXTENTS, flags | JOURNAL_DATA] {
+        assert_eq!(fs.set_flags(file, changed).expect_err("it is refused").errno(), libc::EOPNOTSUPP);
+    }
+    assert_eq!(fs.attr(file).expect("it is there").flags, flags);
+    finish(&image, fs);
+}

@@ -146,19 +146,20 @@ impl Cipher {
     /// [`Error::Unsupported`] for another number, [`Error::Corrupt`] where the key is too short.
     fn new(method: u16, key: &[u8], sector: u32) -> Result<Self> {
         // The diffuser's key lies 32 bytes behind that of the cipher, whatever their sizes.
-        let (name, parts): (_, &[_]) = match method {
-            0x8000 => ("aes-cbc-elephant", &[0..16, 32..48]),
-            0x8001 => ("aes-cbc-elephant", &[0..32, 32..64]),
-            0x8002 => ("aes-cbc-eboiv", &[0..16]),
-            0x8003 => ("aes-cbc-eboiv", &[0..32]),
-            0x8004 => ("aes-xts-plain64large", &[0..32]),
-            0x8005 => ("aes-xts-plain64large", &[0..64]),
+        let (name, size, has_diffuser) = match method {
+            0x8000 => ("aes-cbc-elephant", 16, true),
+            0x8001 => ("aes-cbc-elephant", 32, true),
+            0x8002 => ("aes-cbc-eboiv", 16, false),
+            0x8003 => ("aes-cbc-eboiv", 32, false),
+            0x8004 => ("aes-xts-plain64large", 32, false),
+            0x8005 => ("aes-xts-plain64large", 64, false),
             other => return Err(Error::unsupported(format!("the cipher {other:#06x} of BitLocker"))),
         };
+        let short = || Error::corrupt("BitLocker volume key", format!("it has {} bytes", key.len()));
         let mut whole = Zeroizing::new(Vec::with_capacity(64));
-        for part in parts {
-            let short = || Error::corrupt("BitLocker volume key", format!("it has {} bytes", key.len()));
-            whole.extend_from_slice(key.get(part.clone()).ok_or_else(short)?);
+        whole.extend_from_slice(key.get(..size).ok_or_else(short)?);
+        if has_diffuser {
+            whole.extend_from_slice(key.get(32..32 + size).ok_or_else(short)?);
         }
         Ok(Self { spec: CipherSpec::parse(name)?, key: whole, sector })
     }

@@ -122,10 +122,13 @@ fn contents(disk: &dyn BlockDevice, start: u64, room: u64, sector: u64) -> Resul
     Err(Error::corrupt("database of a dynamic disk", "there is no table of contents"))
 }
 
+/// The blocks of a record: how many there are, and those that were found, in their places.
+type Blocks<'a> = (u16, Vec<Option<&'a [u8]>>);
+
 /// Joins the blocks of each record.
 fn records(bytes: &[u8], size: usize) -> Result<Vec<Vec<u8>>> {
     let wrong = |detail: String| Error::corrupt("database of a dynamic disk", detail);
-    let mut records: BTreeMap<u32, (u16, Vec<Option<&[u8]>>)> = BTreeMap::new();
+    let mut records: BTreeMap<u32, Blocks<'_>> = BTreeMap::new();
     for block in bytes.chunks_exact(size).filter(|block| block.starts_with(b"VBLK")) {
         let (record, number, count) = (be32(block, 8), be16(block, 12), be16(block, 14));
         // A block that is not used is a part of none.
@@ -141,7 +144,7 @@ fn records(bytes: &[u8], size: usize) -> Result<Vec<Vec<u8>>> {
         }
         blocks[usize::from(number)] = Some(&block[BLOCK_HEAD..]);
     }
-    let join = |(record, (_, blocks)): (u32, (u16, Vec<Option<&[u8]>>))| {
+    let join = |(record, (_, blocks)): (u32, Blocks<'_>)| {
         let whole: Option<Vec<&[u8]>> = blocks.into_iter().collect();
         whole.map(|blocks| blocks.concat()).ok_or_else(|| wrong(format!("a block of record {record} is missing")))
     };

@@ -229,6 +229,22 @@ impl Core {
         })
     }
 
+    /// Writes contents of a file to the device. Where the host fails, nothing more is written to this filesystem.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn write_data(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.store.device().write_at(data, offset).inspect_err(|error| self.store.abort(error))
+    }
+
+    /// Makes contents of a file zeroes on the device, as [`write_data`](Self::write_data) does.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.store.device().write_zeroes(offset, len, true).inspect_err(|error| self.store.abort(error))
+    }
+
     /// Changes the superblock alone.
     ///
     /// # Errors

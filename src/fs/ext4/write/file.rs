@@ -135,7 +135,9 @@ pub(super) fn write(
     if !keep_set_id {
         xattrs::drop_capability(core, &state, &inode)?;
     }
-    if let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)? {
+    if (inode.is_inline() || inline::may_begin(core, &inode))
+        && let Some(tid) = inline::write(core, ino, offset, data, keep_set_id)?
+    {
         state.touch(tid);
         return Ok(data.len());
     }
@@ -257,7 +259,6 @@ fn write_piece(
     written: Option<&Piece>,
 ) -> Result<(usize, Option<Piece>)> {
     let bits = core.volume.superblock.block_bits();
-    let device = core.store.device();
     let logical = offset >> bits;
     let inside = offset & ((1 << bits) - 1);
     let last = (offset + data.len() as u64 - 1) >> bits;
@@ -268,7 +269,7 @@ fn write_piece(
         Place::Block(_) if written.is_some() => Ok((0, None)),
         Place::Block(block) => {
             let count = bytes_of(want);
-            device.write_at(&data[..count], (block << bits) + inside)?;
+            core.write_data(&data[..count], (block << bits) + inside)?;
             Ok((count, None))
         }
         Place::Unwritten(block) => {
@@ -297,19 +298,18 @@ fn write_piece(
 
 /// Writes to fresh blocks from byte `inside` of the first one on, with zeroes before and after, up to whole blocks.
 fn write_padded(core: &Core, block: u64, inside: u64, data: &[u8]) -> Result<()> {
-    let device = core.store.device();
     let bits = core.volume.superblock.block_bits();
     let size = 1_usize << bits;
     let inside = inside as usize;
     let whole = (inside + data.len()).next_multiple_of(size);
     let start = block << bits;
     if whole == data.len() {
-        return device.write_at(data, start);
+        return core.write_data(data, start);
     }
     if whole <= JOINED {
         let mut bytes = vec![0; whole];
         bytes[inside..inside + data.len()].copy_from_slice(data);
-        return device.write_at(&bytes, start);
+        return core.write_data(&bytes, start);
     }
     let mut rest = data;
     let mut at = start;
@@ -317,16 +317,16 @@ fn write_padded(core: &Core, block: u64, inside: u64, data: &[u8]) -> Result<()>
         let (head, tail) = data.split_at((size - inside).min(data.len()));
         let mut bytes = vec![0; size];
         bytes[inside..inside + head.len()].copy_from_slice(head);
-        device.write_at(&bytes, at)?;
+        core.write_data(&bytes, at)?;
         rest = tail;
         at += size as u64;
     }
     let (middle, end) = rest.split_at(rest.len() / size * size);
-    device.write_at(middle, at)?;
+    core.write_data(middle, at)?;
     if !end.is_empty() {
         let mut bytes = vec![0; size];
         bytes[..end.len()].copy_from_slice(end);
-        device.write_at(&bytes, at + middle.len() as u64)?;
+        core.write_data(&bytes, at + middle.len() as u64)?;
     }
     Ok(())
 }
@@ -482,7 +482,7 @@ pub(super) fn zero_within(core: &Core, inode: &Inode, from: u64, to: u64) -> Res
         let end = if stretch.end > (to - 1) >> bits { to } else { stretch.end << bits };
         if let Place::Block(block) = stretch.place {
             let inside = at & ((1 << bits) - 1);
-            core.store.device().write_zeroes((block << bits) + inside, end - at, true)?;
+            core.write_zeroes((block << bits) + inside, end - at)?;
         }
         at = end;
     }

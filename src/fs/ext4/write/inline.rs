@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::fs::write::XattrMode;
 
 /// Says whether contents may be put into an inode that names no blocks yet.
-fn may_begin(core: &Core, inode: &Inode) -> bool {
+pub(super) fn may_begin(core: &Core, inode: &Inode) -> bool {
     core.volume.superblock.has_incompat(incompat::INLINE_DATA)
         && inode.size == 0
         && !inode.has_flag(flag::EA_INODE | flag::JOURNAL_DATA)
@@ -63,15 +63,11 @@ pub(super) fn begin(op: &mut Op<'_>, edit: &mut InodeEdit, rest: &[u8]) -> Resul
     xattrs::change(op, edit, &set)
 }
 
-/// Writes to a file whose contents lie in the inode, before and after; `None` for any other.
+/// Writes to a file whose contents lie in the inode, or may begin to, where they fit afterwards; `None` where they do not.
 ///
 /// # Errors
 /// Those of a damaged inode and of the store.
 pub(super) fn write(core: &Core, ino: u32, offset: u64, data: &[u8], keep_set_id: bool) -> Result<Option<Tid>> {
-    let inode = core.volume.inode(ino)?;
-    if !inode.is_inline() && !may_begin(core, &inode) {
-        return Ok(None);
-    }
     let (inode, edit) = core.edit(ino)?;
     let end = offset.saturating_add(data.len() as u64);
     let Some(mut contents) = contents(core, &inode, &edit, end.max(inode.size))? else { return Ok(None) };
@@ -134,7 +130,7 @@ pub(super) fn move_out(core: &Core, ino: u32, _inner: &mut Inner) -> Result<Tid>
             let block = op.claim(core.alloc.goal_of_inode(ino))?;
             let mut bytes = contents.clone();
             bytes.resize(block_size, 0);
-            core.store.device().write_at(&bytes, block * block_size as u64)?;
+            core.write_data(&bytes, block * block_size as u64)?;
             op.ordered();
             mapping::insert(op, &mut edit, 0, Run { start: block, len: 1 }, false)?;
         }

@@ -210,7 +210,7 @@ fn put_text(op: &mut Op<'_>, edit: &mut InodeEdit, text: &[u8]) -> Result<()> {
     let block = op.claim(core.alloc.goal_of_inode(edit.ino))?;
     let mut bytes = text.to_vec();
     bytes.resize(block_size, 0);
-    core.store.device().write_at(&bytes, block * block_size as u64)?;
+    core.write_data(&bytes, block * block_size as u64)?;
     op.ordered();
     mapping::insert(op, edit, 0, Run { start: block, len: 1 }, false)
 }

@@ -252,7 +252,7 @@ fn make(op: &mut Op<'_>, owner: &InodeEdit, value: &[u8], hash: u32) -> Result<u
         let count = (run.len as usize * block_size).min(value.len() - done);
         let mut bytes = value[done..done + count].to_vec();
         bytes.resize(run.len as usize * block_size, 0);
-        core.store.device().write_at(&bytes, run.start * block_size as u64)?;
+        core.write_data(&bytes, run.start * block_size as u64)?;
         mapping::insert(op, &mut edit, (done / block_size) as u64, run, false)?;
         goal = run.end();
         done += count;
