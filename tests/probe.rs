@@ -134,7 +134,7 @@ fn what_tools_make_is_what_blkid_says_it_is() {
     for (maker, arguments, kind) in makers {
         if !common::has_tool(maker) {
             // Some distributions have these no more; bytes of theirs are probed below.
-            if !["mkfs.bfs", "mkfs.jfs", "mkfs.minix", "mkfs.reiserfs"].contains(&maker) {
+            if !["mkfs.bfs", "mkfs.jfs", "mkfs.minix", "mkfs.reiserfs"].contains(maker) {
                 common::skip(&format!("there is no {maker}"));
             }
             continue;
