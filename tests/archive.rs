@@ -124,13 +124,3 @@ fn a_raw_image_in_pieces_is_one_disk() {
     assert_ne!(code, 0);
     assert!(error.contains("outside"), "{error}");
 }
-
-#[test]
-fn an_image_of_forensic_tools_is_refused_by_name() {
-    let space = Workspace::new();
-    let image = space.path("disk.E01");
-    fs::write(&image, [&b"EVF\x09\x0d\x0a\xff\0"[..], &[0; 4096]].concat()).expect("ours");
-    let (code, _, error) = guestctl(&["ls", text(&image), "/"]);
-    assert_eq!(code, 5, "{error}");
-    assert!(error.contains("E01"), "{error}");
-}

@@ -4,6 +4,7 @@ mod archive;
 pub mod convert;
 mod describe;
 mod distant;
+mod ewf;
 pub(crate) mod fresh;
 pub mod lock;
 mod memory;

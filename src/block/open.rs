@@ -12,7 +12,7 @@ use super::qcow2::{self, DeviceStorage, FileStorage, Header, Parts, Qcow2, Refer
 use super::references::{Guard, of_vmdk};
 use super::split::SplitDevice;
 use super::vhd::{self, Difference, DifferenceDevice};
-use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, lock};
+use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, ewf, lock};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use std::ffi::OsStr;
@@ -248,6 +248,9 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
             return open_split(&parts, options);
         }
     }
+    if format == ImageFormat::Ewf {
+        return open_evidence(file, path, &guard, options);
+    }
     let is_native = format.is_raw() || matches!(format, ImageFormat::Qcow2 { .. });
     match options.via {
         Via::Native if !is_native => {
@@ -274,17 +277,47 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
     Ok(OpenImage { device: Arc::new(image), format, via: Via::Native, snapshots })
 }
 
-/// Refuses the containers of forensic tools by name: their bytes are no disk's.
+/// Refuses by name what forensic tools make that is no image of a disk, or of the format's second version.
 fn refuse_evidence(device: &RawDevice) -> Result<()> {
-    const MAGICS: [&[u8; 8]; 3] = [b"EVF\x09\x0d\x0a\xff\0", b"EVF2\x0d\x0a\x81\0", b"LVF\x09\x0d\x0a\xff\0"];
-    let mut magic = [0; 8];
-    if device.size() >= 8 {
-        device.read_at(&mut magic, 0)?;
+    let mut head = [0; 16];
+    if device.size() >= head.len() as u64 {
+        device.read_at(&mut head, 0)?;
     }
-    match MAGICS.contains(&&magic) {
-        true => Err(Error::unsupported("an Expert Witness (EnCase, E01) image; make a raw one of it with ewfexport")),
-        false => Ok(()),
+    ewf::kind(&head).map_or(Ok(()), ewf::check_kind)
+}
+
+/// Opens an image of forensic tools, for reading, with its segments beside the first.
+fn open_evidence(file: File, path: &Path, guard: &Guard, options: &OpenOptions) -> Result<OpenImage> {
+    if options.writable {
+        return Err(Error::unsupported("writing to an E01 image; use --overlay"));
     }
+    if options.via == Via::Nbd {
+        return Err(Error::unsupported("an E01 image through qemu-nbd, which does not know the format"));
+    }
+    refuse_snapshot(options, ImageFormat::Ewf)?;
+    refuse_evidence(&RawDevice::from_file(clone(&file)?, path, true)?)?;
+    lock_file(&file, path, options)?;
+    let mut segments: Vec<(String, SharedDevice)> = Vec::new();
+    let shown = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    segments.push((shown(path), Arc::new(RawDevice::from_file(file, path, true)?)));
+    let first = path.extension().and_then(OsStr::to_str).filter(|ending| ending.len() == 3 && ending.ends_with("01"));
+    let endings = (2..=ewf::MAX_SEGMENTS).map_while(|number| ewf::ending(first?, number));
+    for ending in endings {
+        let next = path.with_extension(ending);
+        if !next.try_exists().doing(|| format!("cannot look for {}", next.display()))? {
+            break;
+        }
+        // A segment that is a link may lead as far as a backing file may.
+        guard.follow(path, next.file_name().unwrap_or_default())?;
+        let file = open_file(&next, false)?;
+        lock_file(&file, &next, options)?;
+        segments.push((shown(&next), Arc::new(RawDevice::from_file(file, &next, true)?)));
+    }
+    if segments.len() as u32 == ewf::MAX_SEGMENTS {
+        return Err(Error::unsupported(format!("E01 images of {} segment files or more", ewf::MAX_SEGMENTS)));
+    }
+    let device = Arc::new(ewf::Ewf::open(segments, &options.cache)?);
+    Ok(OpenImage { device, format: ImageFormat::Ewf, via: Via::Native, snapshots: Vec::new() })
 }
 
 /// Opens the disk image in an archive, for reading.
@@ -383,6 +416,9 @@ fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenO
         && let Some(opened) = open_difference(path, guard, options)?
     {
         return Ok(opened);
+    }
+    if format == ImageFormat::Ewf {
+        return Err(Error::unsupported("an E01 image below another one"));
     }
     guard.check_all(path, format)?;
     let qemu = QemuOptions {

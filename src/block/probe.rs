@@ -16,6 +16,7 @@ const VDI_MAGIC: u32 = 0xbeda_107f;
 const AT_ISO_MAGIC: usize = 32769;
 const VMDK_TEXT: &[u8] = b"# Disk DescriptorFile";
 const VPC_COOKIE: &[u8] = b"conectix";
+const EWF_MAGIC: &[u8] = b"EVF\x09\x0d\x0a\xff\0";
 const AT_VPC_CHECKSUM: usize = 64;
 
 /// The format of an image.
@@ -44,6 +45,8 @@ pub enum ImageFormat {
     Parallels,
     /// Apple's compressed disk image.
     Dmg,
+    /// That of forensic tools: Expert Witness, EnCase (`.E01`).
+    Ewf,
     /// A disk that is one LUKS container; its bytes are as they are.
     Luks,
     /// A CD; its bytes are as they are.
@@ -64,6 +67,7 @@ impl ImageFormat {
             Self::Qed => "qed",
             Self::Parallels => "parallels",
             Self::Dmg => "dmg",
+            Self::Ewf => "ewf",
             Self::Luks => "luks",
         }
     }
@@ -89,10 +93,11 @@ impl ImageFormat {
             "qed" => Self::Qed,
             "parallels" | "hdd" => Self::Parallels,
             "dmg" => Self::Dmg,
+            "ewf" | "e01" => Self::Ewf,
             "luks" => Self::Luks,
             "iso" => Self::Iso,
             _ => {
-                let known = "raw, qcow2, qcow, vmdk, vdi, vhdx, vpc, qed, parallels, dmg, luks, iso";
+                let known = "raw, qcow2, qcow, vmdk, vdi, vhdx, vpc, qed, parallels, dmg, ewf, luks, iso";
                 return Err(Error::Usage(format!("there is no image format {name:?}; there are {known}").into()));
             }
         })
@@ -126,6 +131,7 @@ impl ImageFormat {
             (b"WithouFreSpacExt", Self::Parallels),
             (b"LUKS\xba\xbe", Self::Luks),
             (VPC_COOKIE, Self::Vpc),
+            (EWF_MAGIC, Self::Ewf),
         ] {
             if has(0, magic) {
                 return format;
@@ -211,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_name_that_qemu_has_is_read_back() {
-        for name in ["raw", "qcow2", "qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "dmg", "luks"] {
+        for name in ["raw", "qcow2", "qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "dmg", "ewf", "luks"] {
             assert_eq!(ImageFormat::from_name(name).expect("known").name(), name);
         }
         ImageFormat::from_name("floppy").expect_err("not known");

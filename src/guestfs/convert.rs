@@ -71,6 +71,7 @@ pub fn convert(image: &str, to: &Path, options: &ConvertOptions) -> Result<Conve
     if options.compress.is_some() && !is_qcow2 {
         return Err(Error::Usage(format!("a {format} image is not compressed here; qcow2 images are").into()));
     }
+    super::create::refuse_evidence(format)?;
     refuse_existing(to, options.force)?;
     if to.is_dir() {
         return Err(Error::Errno(libc::EISDIR).at(to.display().to_string()));
@@ -84,6 +85,9 @@ pub fn convert(image: &str, to: &Path, options: &ConvertOptions) -> Result<Conve
     } else {
         backing_of(image, &options.source, source.format).at(|| image)?
     };
+    if source.format == block::ImageFormat::Ewf && !format.is_raw() && !is_qcow2 {
+        return Err(Error::Usage("an E01 image is converted to raw or qcow2; convert that one further".into()));
+    }
     let size = source.device.size();
     let meter = Meter::new(options.progress.clone(), size);
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

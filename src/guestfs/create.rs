@@ -57,6 +57,7 @@ pub(super) fn plain(path: &Path) -> Result<PathBuf> {
 pub fn create(path: &Path, format: ImageFormat, options: &CreateOptions) -> Result<()> {
     let place = || path.display().to_string();
     refuse_existing(path, options.force)?;
+    refuse_evidence(format)?;
     if options.backing.is_some() && !matches!(format, ImageFormat::Qcow2 { .. }) {
         return Err(Error::Usage(format!("a {format} image has no backing file here; make a qcow2 image").into()));
     }
@@ -85,6 +86,17 @@ pub fn create(path: &Path, format: ImageFormat, options: &CreateOptions) -> Resu
         }
     }
     std::fs::rename(&new, path).doing(place)
+}
+
+/// Refuses to make an image of a format that is only read.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub(super) fn refuse_evidence(format: ImageFormat) -> Result<()> {
+    match format {
+        ImageFormat::Ewf => Err(Error::Usage("E01 images are read, and not made; make a raw or a qcow2 image".into())),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a backing file, whose name counts from the new image's folder; returns the name, the format and the size.

@@ -7,7 +7,7 @@
 //! bounded, so that an image cannot keep this busy.
 
 use super::crypt::{self, Encrypted, Unlock};
-use super::{Volume, VolumeKind, bare, lvm, md, scan};
+use super::{Volume, VolumeKind, bare, bcache, firmware, ldm, lvm, md, scan};
 use crate::block::SharedDevice;
 use crate::error::{ErrorContext, Result};
 use std::collections::HashMap;
@@ -116,7 +116,12 @@ pub fn assemble(sources: &[Source], unlock: &dyn Unlock) -> Result<Stack> {
 }
 
 fn collectors() -> Vec<Box<dyn Collector>> {
-    vec![Box::<md::Arrays>::default(), Box::<lvm::Groups>::default()]
+    vec![
+        Box::<md::Arrays>::default(),
+        Box::<lvm::Groups>::default(),
+        Box::<bcache::Backings>::default(),
+        Box::<ldm::Groups>::default(),
+    ]
 }
 
 struct Work<'a> {
@@ -143,7 +148,15 @@ impl Work<'_> {
         let is_partitioned = !found.volumes.is_empty();
         self.stack.warnings.extend(found.warnings.into_iter().map(|warning| format!("{location}: {warning}")));
         let mut volumes = found.volumes;
-        if !is_partitioned || bare::has_iso9660(&*disk) {
+        if let Some(kind) = firmware::raid(&*disk) {
+            self.stack.warnings.push(format!(
+                "{location}: a member of a RAID array of the mainboard's or controller's firmware ({kind}), which is not put \
+                 together; what is shown is this disk alone"
+            ));
+        }
+        let is_dynamic = ldm::is_dynamic(&*disk);
+        volumes.retain(|volume| !is_dynamic || !ldm::is_part(volume));
+        if is_dynamic || !is_partitioned || bare::has_iso9660(&*disk) {
             volumes.insert(0, whole);
         }
         for volume in volumes {

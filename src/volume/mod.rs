@@ -6,13 +6,16 @@
 
 mod assemble;
 mod bare;
+mod bcache;
 pub mod bitlocker;
 pub mod crypt;
 pub mod edit;
+mod firmware;
 mod gpt;
 mod hash;
 pub mod keys;
 mod labels;
+mod ldm;
 pub mod luks;
 mod lvm;
 mod mbr;

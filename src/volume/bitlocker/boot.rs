@@ -39,6 +39,8 @@ pub(super) struct BootSector {
     pub bytes: [u8; SIZE],
     /// The size of a sector, in bytes: 512 to 4096.
     pub sector: u32,
+    /// The size of a cluster on Vista, in bytes: a sector or more.
+    pub cluster: u64,
     /// Where copies of the metadata lie, in bytes.
     pub metadata: Vec<u64>,
     /// Whether the layout is that of Windows Vista.
@@ -79,13 +81,13 @@ impl BootSector {
         if !matches!(sector, 512 | 1024 | 2048 | 4096) {
             return Err(Error::corrupt("BitLocker boot sector", format!("its sectors have {sector} bytes")));
         }
+        let cluster = u64::from(bytes[AT_CLUSTER].max(1)) * u64::from(sector);
         let metadata = if is_vista {
-            let cluster = u64::from(bytes[AT_CLUSTER]) * u64::from(sector);
             le64(&bytes, AT_MIRROR).checked_mul(cluster).into_iter().collect()
         } else {
             (0..3).map(|copy| le64(&bytes, at + 16 + 8 * copy)).collect()
         };
         let encrypts_on_write = !is_vista && bytes[at..at + 16] == ENCRYPTED_ON_WRITE;
-        Ok(Some(Self { bytes, sector, metadata, is_vista, encrypts_on_write }))
+        Ok(Some(Self { bytes, sector, cluster, metadata, is_vista, encrypts_on_write }))
     }
 }

@@ -5,7 +5,7 @@
 //! first.
 
 use super::boot::{AT_MIRROR, AT_NAME, BootSector, SIZE};
-use super::metadata::{AREA, AREA_VISTA, Metadata};
+use super::metadata::{self, Metadata};
 use crate::block::{BlockDevice, SharedDevice, SliceDevice, check_range};
 use crate::bytes::set_le64;
 use crate::error::{Error, Result};
@@ -89,7 +89,7 @@ pub(super) fn pieces(size: u64, boot: &BootSector, metadata: &Metadata, key: &[u
     let cipher = Cipher::new(metadata.method, key, boot.sector)?;
     let encrypted = metadata.encrypted()?.min(size);
     let header = if boot.is_vista { PLAIN_VISTA } else { metadata.header_size }.min(size);
-    let area = if boot.is_vista { AREA_VISTA } else { AREA };
+    let area = metadata::area(boot);
     let mut blanks: Vec<_> = metadata.copies.iter().map(|&start| (start, start.saturating_add(area))).collect();
     if !boot.is_vista {
         check_range(size, metadata.header, header)

@@ -9,9 +9,9 @@ use crate::bytes::{guid, le16, le32, le64};
 use crate::error::{Error, Result};
 
 /// How much of the volume a copy takes, in bytes.
-pub(super) const AREA: u64 = 64 << 10;
-/// The same on Windows Vista.
-pub(super) const AREA_VISTA: u64 = 16 << 10;
+const AREA: u64 = 64 << 10;
+/// The same on Windows Vista, which rounds it up to whole clusters.
+const AREA_VISTA: u64 = 16 << 10;
 
 /// The size of the block's header, in bytes.
 const BLOCK_HEADER: usize = 64;
@@ -91,7 +91,7 @@ impl Metadata {
 
     /// Reads a copy; an error comes with where the copy says that there are others.
     fn read_copy(device: &dyn BlockDevice, boot: &BootSector, place: u64) -> Result<Self, (Error, Vec<u64>)> {
-        let room = device.size().saturating_sub(place).min(if boot.is_vista { AREA_VISTA } else { AREA });
+        let room = device.size().saturating_sub(place).min(area(boot));
         let mut block = vec![0; room as usize];
         let no_others = |error| (error, Vec::new());
         if block.len() < BLOCK_HEADER + HEADER + CHECKSUM {
@@ -173,6 +173,11 @@ impl Metadata {
             ))),
         }
     }
+}
+
+/// Returns how much of the volume a copy takes, in bytes.
+pub(super) fn area(boot: &BootSector) -> u64 {
+    if boot.is_vista { AREA_VISTA.next_multiple_of(boot.cluster) } else { AREA }
 }
 
 /// Returns where the volume's first sectors lie and how many bytes they are, where the entries tell both.
