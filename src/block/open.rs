@@ -412,13 +412,13 @@ fn refuse_snapshot(options: &OpenOptions, format: ImageFormat) -> Result<()> {
 }
 
 fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenOptions) -> Result<OpenImage> {
-    if format == ImageFormat::Ewf {
-        return Err(Error::unsupported("an E01 image below another one"));
-    }
     if format == ImageFormat::Vpc
         && let Some(opened) = open_difference(path, guard, options)?
     {
         return Ok(opened);
+    }
+    if format == ImageFormat::Ewf {
+        return Err(Error::unsupported("an E01 image below another one"));
     }
     guard.check_all(path, format)?;
     let qemu = QemuOptions {

@@ -52,7 +52,7 @@ pub(super) struct ChildDevice {
 }
 
 impl ChildDevice {
-    /// Starts a program that serves `place` at the socket that it is passed.
+    /// Starts a program that serves `place` at the socket that it is passed, over as many connections as `options` say.
     ///
     /// # Errors
     /// That the program cannot be started; and what `why_not` makes of an error of the handshake, how the child ended and what
@@ -61,13 +61,13 @@ impl ChildDevice {
         name: &'static str,
         program: PathBuf,
         arguments: Vec<OsString>,
-        connections: usize,
         place: &str,
         writable: bool,
         options: &Options,
         why_not: impl FnOnce(Error, ExitStatus, &[u8]) -> Error,
     ) -> Result<Self> {
-        let (listener, clients) = private_socket(connections).doing(|| format!("cannot make a socket for {name}"))?;
+        let (listener, clients) =
+            private_socket(options.connections).doing(|| format!("cannot make a socket for {name}"))?;
         let server = Server::start(name, program, arguments, listener)?;
         let sockets = clients.into_iter().map(Socket::from).collect();
         match NbdDevice::over_sockets(sockets, place.to_owned(), writable, options) {

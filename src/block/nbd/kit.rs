@@ -60,7 +60,7 @@ pub fn open(url: &str, options: &Options) -> Result<SharedDevice> {
         reconnect_time: Duration::ZERO,
     };
     let why_not = |error, status, said: &[u8]| place.why_not_opened(error, status, said);
-    let device = ChildDevice::start("nbdkit", program, arguments, CONNECTIONS, url, false, &patience, why_not)?;
+    let device = ChildDevice::start("nbdkit", program, arguments, url, false, &patience, why_not)?;
     Ok(Arc::new(KitDevice { device, patience: options.reconnect_time, lost: AtomicBool::new(false) }))
 }
 

@@ -66,7 +66,7 @@ pub fn open(path: &Path, options: &QemuOptions<'_>) -> Result<SharedDevice> {
         };
         let why_not = |error, status, said: &[u8]| why_not_opened(error, status, said, &image);
         let writable = options.writable;
-        ChildDevice::start("qemu-nbd", program, arguments, CONNECTIONS, &place, writable, &patience, why_not)
+        ChildDevice::start("qemu-nbd", program, arguments, &place, writable, &patience, why_not)
     };
     Ok(Arc::new(opened().at(|| place.clone())?))
 }
