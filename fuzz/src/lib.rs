@@ -15,6 +15,8 @@ use std::sync::{Arc, OnceLock};
 
 /// An image that inputs change.
 pub struct Base {
+    /// The name of its file.
+    pub name: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// Where its metadata lies: the offsets of runs of 16 bytes that are not all zero.
@@ -38,7 +40,8 @@ pub fn bases(prefixes: &[&str]) -> &'static [Base] {
             let bytes = fs::read(path).expect("a base can be read");
             let full = |line: &(usize, &[u8])| line.1.iter().any(|&byte| byte != 0);
             let lines = bytes.chunks(16).enumerate().filter(full).map(|(index, _)| index as u32 * 16).collect();
-            Base { bytes, lines }
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Base { name, bytes, lines }
         };
         paths.iter().map(read).collect()
     })
@@ -50,7 +53,19 @@ pub struct Patched {
     changes: Vec<(usize, u8)>,
 }
 
+impl Base {
+    /// Returns the image as it is.
+    pub fn whole(&'static self) -> Patched {
+        Patched { base: self, changes: Vec::new() }
+    }
+}
+
 impl Patched {
+    /// Returns the image that it was made of.
+    pub fn base(&self) -> &'static Base {
+        self.base
+    }
+
     /// Returns all bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = self.base.bytes.clone();

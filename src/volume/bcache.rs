@@ -90,7 +90,7 @@ impl Superblock {
         if keys > MAX_KEYS {
             return Err(wrong(format!("it lists {keys} buckets")));
         }
-        if SUM.checksum(&bytes[8..FIXED + 8 * keys]) != le64(bytes, 0) {
+        if SUM.checksum(&bytes[8..FIXED + 8 * keys]) != le64(bytes, 0) && !cfg!(fuzzing) {
             return Err(wrong("its checksum is wrong".into()));
         }
         let data = data.checked_mul(SECTOR).filter(|&data| data > SUPERBLOCK);

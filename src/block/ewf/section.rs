@@ -1,6 +1,6 @@
 //! The sections of a segment file: a head that names the kind and where the next one begins, and data.
 
-use super::chunk::adler32;
+use super::chunk::is_sum;
 use crate::block::BlockDevice;
 use crate::bytes::{le32, le64, until_nul};
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ impl<'a> Sections<'a> {
         let data = data.ok_or_else(|| wrong(format!("the file ends at byte {size}, before it")))?;
         let mut head = [0; HEAD as usize];
         self.device.read_at(&mut head, at)?;
-        if adler32(&head[..AT_SUM]) != le32(&head, AT_SUM) {
+        if !is_sum(&head[..AT_SUM], le32(&head, AT_SUM)) {
             return Err(wrong("its checksum is wrong".into()));
         }
         self.count += 1;
@@ -105,7 +105,7 @@ impl Volume {
         let mut bytes = vec![0; size as usize];
         device.read_at(&mut bytes, section.data)?;
         let at_sum = bytes.len() - 4;
-        if adler32(&bytes[..at_sum]) != le32(&bytes, at_sum) {
+        if !is_sum(&bytes[..at_sum], le32(&bytes, at_sum)) {
             return Err(wrong("its checksum is wrong".into()));
         }
         let (sectors_per_chunk, sector) = (le32(&bytes, 8), le32(&bytes, 12));

@@ -119,7 +119,7 @@ impl Metadata {
             return Err(wrong(format!("they have {size} bytes")));
         }
         let (known, found) = (le32(block, size + 4), crc32fast::hash(&block[..size]));
-        if known != found {
+        if known != found && !cfg!(fuzzing) {
             return Err(wrong(format!("their checksum is {found:08x}, and {known:08x} is recorded")));
         }
         let metadata = le32(block, AT_METADATA_SIZE) as usize;

@@ -110,7 +110,7 @@ fn read_copy(device: &dyn BlockDevice, offset: u64) -> Result<std::result::Resul
     stored.copy_from_slice(&binary[AT_CHECKSUM..AT_CHECKSUM + CHECKSUM_SIZE]);
     binary[AT_CHECKSUM..AT_CHECKSUM + CHECKSUM_SIZE].fill(0);
     let found = hash.digest(&[&binary, &json]);
-    if stored[..found.len()] != found[..] {
+    if stored[..found.len()] != found[..] && !cfg!(fuzzing) {
         return wrong("its checksum is wrong");
     }
     json.truncate(until_nul(&json).len());

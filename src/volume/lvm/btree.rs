@@ -75,7 +75,7 @@ impl Blocks {
         let offset = offset.ok_or_else(|| corrupt("it lies past the end of the metadata".into()))?;
         let mut bytes = vec![0; BLOCK];
         self.device.read_at(&mut bytes, offset)?;
-        if !crc32c::crc32c(&bytes[4..]) ^ seed != le32(&bytes, 0) {
+        if !crc32c::crc32c(&bytes[4..]) ^ seed != le32(&bytes, 0) && !cfg!(fuzzing) {
             return Err(corrupt("its checksum is wrong".into()));
         }
         if le64(&bytes, number_offset) != number {

@@ -63,7 +63,7 @@ impl Label {
             return None;
         }
         let header = le32(bytes, 20) as usize;
-        if crc(&[&bytes[20..]]) != le32(bytes, 16) || !(32..=SECTOR - 56).contains(&header) {
+        if (crc(&[&bytes[20..]]) != le32(bytes, 16) && !cfg!(fuzzing)) || !(32..=SECTOR - 56).contains(&header) {
             return None;
         }
         let id = std::str::from_utf8(&bytes[header..header + 32]).ok()?.to_owned();
@@ -97,7 +97,7 @@ fn text_of(device: &dyn BlockDevice, start: u64, size: u64) -> Result<Option<Vec
     }
     let mut header = [0; AREA_HEADER as usize];
     device.read_at(&mut header, start)?;
-    if header[4..20] != *MAGIC || crc(&[&header[4..]]) != le32(&header, 0) {
+    if header[4..20] != *MAGIC || (crc(&[&header[4..]]) != le32(&header, 0) && !cfg!(fuzzing)) {
         return Err(corrupt("its header has a wrong signature or checksum".into()));
     }
     if le32(&header, 20) != 1 || le64(&header, 24) != start || le64(&header, 32) != size {
@@ -114,7 +114,7 @@ fn text_of(device: &dyn BlockDevice, start: u64, size: u64) -> Result<Option<Vec
     let (first, rest) = text.split_at_mut(len.min(size - offset) as usize);
     device.read_at(first, start + offset)?;
     device.read_at(rest, start + AREA_HEADER)?;
-    if crc(&[first, rest]) != checksum {
+    if crc(&[first, rest]) != checksum && !cfg!(fuzzing) {
         return Err(corrupt("its text has a wrong checksum".into()));
     }
     Ok(Some(text))

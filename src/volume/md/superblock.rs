@@ -97,7 +97,7 @@ impl Superblock {
         bytes = read(device, sector * SECTOR, HEADER + 2 * count)?;
         let stored = le32(&bytes, CHECKSUM_OFFSET);
         set_le32(&mut bytes, CHECKSUM_OFFSET, 0);
-        if checksum(&bytes) != stored {
+        if checksum(&bytes) != stored && !cfg!(fuzzing) {
             return None;
         }
         let features = le32(&bytes, 8);
@@ -150,7 +150,7 @@ impl Superblock {
         }
         let stored = le32(&bytes, CHECKSUM_OFFSET);
         set_le32(&mut bytes, CHECKSUM_OFFSET, 0);
-        if checksum(&bytes) != stored {
+        if checksum(&bytes) != stored && !cfg!(fuzzing) {
             return None;
         }
         let word = |index: usize| word(&bytes, index);
