@@ -380,7 +380,7 @@ fn what_cannot_be_mounted_gets_one_line_and_its_exit_code_at_once() {
         (missing.as_ref(), &folder, 7, "there is no file"),
         (backed.as_ref(), &folder, 2, "--allow-backing"),
         (secret.as_ref(), &folder, 5, "encrypt"),
-        (OsStr::new(unreachable), &folder, 1, "/nonexistent/socket"),
+        (OsStr::new(unreachable), &folder, 7, "/nonexistent/socket"),
         (good.as_ref(), &no_folder, 7, "does not exist"),
         (good.as_ref(), &good, 2, "not a folder"),
     ];

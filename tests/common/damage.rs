@@ -2,11 +2,13 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+use guestctl::block::BlockDevice;
 use guestctl::error::Error;
 use guestctl::fs::{FileType, Filesystem, Ino};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// The parts of a file that are read one by one.
 pub type Part = (Vec<u8>, &'static str);
@@ -138,4 +140,32 @@ fn is_refused_above(damaged: &BTreeMap<Part, Result<Vec<u8>, Error>>, path: &[u8
     above.into_iter().any(|folder| {
         ["attributes", "listing"].iter().any(|kind| matches!(damaged.get(&(folder.to_vec(), kind)), Some(Err(_))))
     })
+}
+
+/// An image with some blocks replaced.
+pub struct Patched {
+    pub base: Arc<Vec<u8>>,
+    pub patches: BTreeMap<usize, Vec<u8>>,
+}
+
+impl BlockDevice for Patched {
+    fn size(&self) -> u64 {
+        self.base.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        let end = offset.checked_add(buf.len() as u64).filter(|&end| end <= self.size());
+        if end.is_none() {
+            return Err(Error::io("read past the end", std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        let offset = offset as usize;
+        buf.copy_from_slice(&self.base[offset..offset + buf.len()]);
+        for (&at, patch) in &self.patches {
+            let (from, to) = (at.max(offset), (at + patch.len()).min(offset + buf.len()));
+            if from < to {
+                buf[from - offset..to - offset].copy_from_slice(&patch[from - at..to - at]);
+            }
+        }
+        Ok(())
+    }
 }

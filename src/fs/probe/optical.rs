@@ -91,7 +91,12 @@ fn udf_names(reader: &Reader<'_>, block_size: u64, identity: &Identity) -> Optio
         let Some(bytes) = reader.read((first + block) * block_size, 512) else { break };
         match le16(&bytes, 0) {
             PRIMARY => identity = identity.serial(udf_identifier(&decode(&bytes[72..200]))),
-            LOGICAL => identity = identity.label(&decode(&bytes[84..212])),
+            LOGICAL => {
+                // The revision ends the domain's identifier, in decimal digits of 4 bits.
+                let revision = le16(&bytes, 240);
+                identity = identity.label(&decode(&bytes[84..212]));
+                identity = identity.version(&format!("{:x}.{:02x}", revision >> 8, revision & 0xff));
+            }
             TERMINATING => break,
             _ => {}
         }
