@@ -1,6 +1,6 @@
 //! Images on other hosts that `nbdkit` reads for us: by HTTP or HTTPS, by SSH, and from S3. For reading.
 //!
-//! The child is started as [`child`](super::child) says, with the plugin for the scheme. It makes a connection of its own to
+//! The child is started as [`child`] says, with the plugin for the scheme. It makes a connection of its own to
 //! the host for each of ours, so that several requests are under way at once. When the host fails a read, it is asked again
 //! until the time for a lost server is over; a connection of SSH is made anew by nbdkit's filter `retry`.
 //!

@@ -1,6 +1,6 @@
 //! Images that `qemu-nbd` reads for us: every format that QEMU knows.
 //!
-//! The child is started as [`child`](super::child) says. Names of images are never read as options, protocols or JSON.
+//! The child is started as [`child`] says. Names of images are never read as options, protocols or JSON.
 //!
 //! Assumes that whoever calls has checked which other files the image refers to (backing files, extents): QEMU opens
 //! them.

@@ -95,7 +95,7 @@ fn udf_names(reader: &Reader<'_>, block_size: u64, identity: &Identity) -> Optio
                 // The revision ends the domain's identifier, in decimal digits of 4 bits.
                 let revision = le16(&bytes, 240);
                 identity = identity.label(&decode(&bytes[84..212]));
-                identity = identity.version(&format!("{:x}.{:02x}", revision >> 8, revision & 0xff));
+                identity = identity.version(format!("{:x}.{:02x}", revision >> 8, revision & 0xff));
             }
             TERMINATING => break,
             _ => {}

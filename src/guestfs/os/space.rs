@@ -74,7 +74,7 @@ impl Guestfs {
     /// Returns all volumes, how full the filesystems on them are, and what a person should know of them.
     ///
     /// # Errors
-    /// [`Error::Usage`] before launch.
+    /// [`Usage`](crate::Error::Usage) before launch.
     pub fn inspect_filesystems(&self) -> Result<Vec<FilesystemState>> {
         let options = self.fs_options();
         let launched = self.launched()?;
