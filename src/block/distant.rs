@@ -49,6 +49,9 @@ const FETCHERS: usize = 24;
 /// A device whose requests take less is near.
 const NEAR: Duration = Duration::from_micros(700);
 
+/// How long requests that are under way are waited for at the end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The longest read whose time tells how far the device is, in bytes.
 const TELLING: usize = 256 << 10;
 
@@ -271,6 +274,7 @@ impl Shared {
         loop {
             if queue.closed {
                 queue.fetchers -= 1;
+                self.wake.notify_all();
                 return;
             }
             let Some(piece) = queue.pieces.pop_front() else {
@@ -371,6 +375,9 @@ impl Drop for Distant {
         queue.closed = true;
         queue.pieces.clear();
         self.shared.wake.notify_all();
+        // A server is not to be left with requests under way; one that is lost is not waited for.
+        let deadline = Instant::now() + FAREWELL;
+        while queue.fetchers > 0 && !self.shared.wake.wait_until(&mut queue, deadline).timed_out() {}
     }
 }
 
