@@ -36,6 +36,11 @@ pub fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or(bytes)
 }
 
+/// Formats bytes as hexadecimal digits in lower case.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Formats 16 bytes, in order, as a UUID in lower case.
 pub fn uuid(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);

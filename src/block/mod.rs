@@ -132,6 +132,17 @@ pub trait BlockDevice: Send + Sync {
     }
 }
 
+/// Fills `buf` from a device, past whose end there are zeroes.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) fn read_padded(device: &dyn BlockDevice, buf: &mut [u8], offset: u64) -> Result<()> {
+    let inside = device.size().saturating_sub(offset).min(buf.len() as u64) as usize;
+    let (inside, past) = buf.split_at_mut(inside);
+    past.fill(0);
+    if inside.is_empty() { Ok(()) } else { device.read_at(inside, offset) }
+}
+
 /// Checks that a range lies within a device of `size` bytes.
 ///
 /// # Errors

@@ -221,12 +221,23 @@ fn open_uri(uri: &str, options: &OpenOptions) -> Result<OpenImage> {
     if !matches!(format, ImageFormat::Qcow2 { .. }) {
         return Err(Error::unsupported(format!("a remote {format} image; convert it to qcow2 or raw where it lies")));
     }
+    open_alone(device, uri, format, "a remote qcow2 image that refers to other files", options)
+}
+
+/// Opens a qcow2 image on a device; one that refers to other files is `refused`.
+fn open_alone(
+    device: SharedDevice,
+    name: &str,
+    format: ImageFormat,
+    refused: &'static str,
+    options: &OpenOptions,
+) -> Result<OpenImage> {
     let storage = Arc::new(DeviceStorage::new(device));
     let header = Header::read(&*storage)?;
     if header.backing.is_some() || header.data_file.is_some() {
-        return Err(Error::unsupported("a remote qcow2 image that refers to other files"));
+        return Err(Error::unsupported(refused));
     }
-    let image = Qcow2::open(storage, header, parts(uri, options))?;
+    let image = Qcow2::open(storage, header, parts(name, options))?;
     let snapshots = image.snapshots().to_vec();
     Ok(OpenImage { device: Arc::new(image), format, via: Via::Native, snapshots })
 }
@@ -297,21 +308,13 @@ fn open_evidence(file: File, path: &Path, guard: &Guard, options: &OpenOptions) 
     refuse_snapshot(options, ImageFormat::Ewf)?;
     refuse_evidence(&RawDevice::from_file(clone(&file)?, path, true)?)?;
     lock_file(&file, path, options)?;
-    let mut segments: Vec<(String, SharedDevice)> = Vec::new();
     let shown = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut segments: Vec<(String, SharedDevice)> = Vec::new();
     segments.push((shown(path), Arc::new(RawDevice::from_file(file, path, true)?)));
     let first = path.extension().and_then(OsStr::to_str).filter(|ending| ending.len() == 3 && ending.ends_with("01"));
     let endings = (2..=ewf::MAX_SEGMENTS).map_while(|number| ewf::ending(first?, number));
-    for ending in endings {
-        let next = path.with_extension(ending);
-        if !next.try_exists().doing(|| format!("cannot look for {}", next.display()))? {
-            break;
-        }
-        // A segment that is a link may lead as far as a backing file may.
-        guard.follow(path, next.file_name().unwrap_or_default())?;
-        let file = open_file(&next, false)?;
-        lock_file(&file, &next, options)?;
-        segments.push((shown(&next), Arc::new(RawDevice::from_file(file, &next, true)?)));
+    for next in siblings(path, guard, endings)? {
+        segments.push((shown(&next), open_part(&next, options)?));
     }
     if segments.len() as u32 == ewf::MAX_SEGMENTS {
         return Err(Error::unsupported(format!("E01 images of {} segment files or more", ewf::MAX_SEGMENTS)));
@@ -335,21 +338,13 @@ fn open_archive(file: File, path: &Path, options: &OpenOptions) -> Result<OpenIm
             refuse_snapshot(options, format)?;
             return Ok(OpenImage { device: member.device, format, via: Via::Native, snapshots: Vec::new() });
         }
-        let storage = Arc::new(DeviceStorage::new(Arc::clone(&member.device)));
-        let alone = |is_alone: bool| match is_alone {
-            true => Ok(()),
-            false => Err(Error::unsupported("an image in an archive that refers to other files; unpack it")),
-        };
+        const REFERS: &str = "an image in an archive that refers to other files; unpack it";
         match format {
-            ImageFormat::Qcow2 { .. } => {
-                let header = Header::read(&*storage)?;
-                alone(header.backing.is_none() && header.data_file.is_none())?;
-                let image = Qcow2::open(storage, header, parts(&member.name, options))?;
-                let snapshots = image.snapshots().to_vec();
-                return Ok(OpenImage { device: Arc::new(image), format, via: Via::Native, snapshots });
+            ImageFormat::Qcow2 { .. } => return open_alone(member.device, &member.name, format, REFERS, options),
+            ImageFormat::Vmdk if !of_vmdk(&DeviceStorage::new(member.device))?.is_empty() => {
+                return Err(Error::unsupported(REFERS));
             }
-            ImageFormat::Vmdk => alone(of_vmdk(&*storage)?.is_empty())?,
-            ImageFormat::Vdi => {}
+            ImageFormat::Vmdk | ImageFormat::Vdi => {}
             _ => return Err(Error::unsupported(format!("a {format} image in an archive; unpack it"))),
         }
         let qemu = QemuOptions {
@@ -371,30 +366,37 @@ pub(super) fn parts_of_split(path: &Path, guard: &Guard) -> Result<Option<Vec<Pa
     if path.extension() != Some(OsStr::new("001")) {
         return Ok(None);
     }
-    let mut parts = vec![path.to_owned()];
-    for number in 2..=MAX_PARTS {
-        let next = path.with_extension(format!("{number:03}"));
+    let others = siblings(path, guard, (2..=MAX_PARTS).map(|number| format!("{number:03}")))?;
+    Ok((!others.is_empty()).then(|| [vec![path.to_owned()], others].concat()))
+}
+
+/// Returns the files beside `path` with these endings, up to the first that is not there.
+fn siblings(path: &Path, guard: &Guard, endings: impl Iterator<Item = String>) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for ending in endings {
+        let next = path.with_extension(ending);
         if !next.try_exists().doing(|| format!("cannot look for {}", next.display()))? {
             break;
         }
-        // A part that is a link may lead as far as a backing file may.
-        let name = next.file_name().unwrap_or_default();
-        guard.follow(path, name)?;
-        parts.push(next);
+        // One that is a link may lead as far as a backing file may.
+        guard.follow(path, next.file_name().unwrap_or_default())?;
+        found.push(next);
     }
-    Ok(Some(parts).filter(|parts| parts.len() > 1))
+    Ok(found)
+}
+
+/// Opens a file that is a part of an image, for reading.
+fn open_part(path: &Path, options: &OpenOptions) -> Result<SharedDevice> {
+    let file = open_file(path, false)?;
+    lock_file(&file, path, options)?;
+    Ok(Arc::new(RawDevice::from_file(file, path, true)?))
 }
 
 fn open_split(paths: &[PathBuf], options: &OpenOptions) -> Result<OpenImage> {
     if options.writable {
         return Err(Error::unsupported("writing to an image that is split into files; join them, or use --overlay"));
     }
-    let mut devices: Vec<SharedDevice> = Vec::with_capacity(paths.len());
-    for path in paths {
-        let file = open_file(path, false)?;
-        lock_file(&file, path, options)?;
-        devices.push(Arc::new(RawDevice::from_file(file, path, true)?));
-    }
+    let devices = paths.iter().map(|path| open_part(path, options)).collect::<Result<_>>()?;
     let device: SharedDevice = Arc::new(SplitDevice::new(devices)?);
     let format = ImageFormat::probe(device.as_ref())?;
     if !format.is_raw() {

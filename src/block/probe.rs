@@ -1,6 +1,7 @@
 //! Which format an image has, by its content and never by its name.
 
 use super::BlockDevice;
+use super::ewf;
 use super::qcow2::MAGIC as QCOW_MAGIC;
 use crate::bytes::{be32, le32};
 use crate::error::{Error, Result};
@@ -16,7 +17,6 @@ const VDI_MAGIC: u32 = 0xbeda_107f;
 const AT_ISO_MAGIC: usize = 32769;
 const VMDK_TEXT: &[u8] = b"# Disk DescriptorFile";
 const VPC_COOKIE: &[u8] = b"conectix";
-const EWF_MAGIC: &[u8] = b"EVF\x09\x0d\x0a\xff\0";
 const AT_VPC_CHECKSUM: usize = 64;
 
 /// The format of an image.
@@ -131,7 +131,7 @@ impl ImageFormat {
             (b"WithouFreSpacExt", Self::Parallels),
             (b"LUKS\xba\xbe", Self::Luks),
             (VPC_COOKIE, Self::Vpc),
-            (EWF_MAGIC, Self::Ewf),
+            (ewf::MAGIC, Self::Ewf),
         ] {
             if has(0, magic) {
                 return format;

@@ -5,7 +5,7 @@
 //! begins with a bitmap, the first sector in the highest bit: a set bit says that the sector is stored here. Numbers are
 //! big-endian. Specified by the Virtual Hard Disk Image Format Specification of Microsoft.
 
-use super::{BlockDevice, SharedDevice, check_range};
+use super::{BlockDevice, SharedDevice, check_range, read_padded};
 use crate::bytes::{be32, be64};
 use crate::error::{Error, Result};
 use std::ffi::OsString;
@@ -154,7 +154,7 @@ impl DifferenceDevice {
         self.image.read_at(&mut entry, table + number * 4)?;
         let start = be32(&entry, 0);
         if start == UNUSED {
-            return self.read_parent(buf, offset);
+            return read_padded(&*self.parent, buf, offset);
         }
         let start = u64::from(start) * SECTOR;
         let bitmap_size = (block / SECTOR).div_ceil(8).next_multiple_of(SECTOR);
@@ -178,19 +178,11 @@ impl DifferenceDevice {
             let (piece, after) = rest.split_at_mut(count as usize);
             match is_here(sector) {
                 true => self.image.read_at(piece, start + bitmap_size + at)?,
-                false => self.read_parent(piece, number * block + at)?,
+                false => read_padded(&*self.parent, piece, number * block + at)?,
             }
             (rest, at, sector) = (after, at + count, end);
         }
         Ok(())
-    }
-
-    /// Reads from the parent, past whose end there are zeroes.
-    fn read_parent(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let there = self.parent.size().saturating_sub(offset).min(buf.len() as u64) as usize;
-        let (there, rest) = buf.split_at_mut(there);
-        rest.fill(0);
-        if there.is_empty() { Ok(()) } else { self.parent.read_at(there, offset) }
     }
 }
 

@@ -6,6 +6,7 @@ use super::output::{self, parse_size};
 use super::show::Showing;
 use super::target::{self, Target};
 use super::{exit, row};
+use crate::bytes::hex;
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use crate::fs::{Attr, FileType};
 use crate::guestfs::Guestfs;
@@ -230,7 +231,6 @@ fn show(args: &XattrArgs, guest: &Guestfs, path: &OsStr) -> Result<()> {
     let doing = || "cannot write to standard output";
     let xattrs = guest.getxattrs(path)?;
     if args.json {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let (path, path_hex) = row::text(path.as_bytes());
         let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let xattrs = xattrs.iter().map(|(key, value)| (name(key), hex(value))).collect();

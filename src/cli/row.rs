@@ -3,6 +3,7 @@
 //! A name or a link's text that is no UTF-8 has its wrong bytes replaced there, and stands in full, in hexadecimal digits,
 //! under the same key with `_hex` after it.
 
+use crate::bytes::hex;
 use crate::error::Result;
 use crate::fs::{Attr, FileType, Timestamp};
 use crate::tree::{Node, Tree};
@@ -53,10 +54,7 @@ pub(super) struct Row {
 pub(super) fn text(bytes: &[u8]) -> (String, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), None),
-        Err(_) => (
-            String::from_utf8_lossy(bytes).into_owned(),
-            Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-        ),
+        Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(hex(bytes))),
     }
 }
 

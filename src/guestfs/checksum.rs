@@ -4,6 +4,7 @@ use super::files::PIECE;
 use super::ordered::in_order;
 use super::progress::Meter;
 use super::{Guestfs, replace};
+use crate::bytes::hex;
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use crate::fs::FileType;
 use crate::tree::{Node, Tree, Visit};
@@ -126,10 +127,6 @@ impl State {
             Self::Xxh3(digest) => format!("{:016x}", digest.digest()),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns the checksum of a regular file's contents.

@@ -138,10 +138,7 @@ impl Work<'_> {
         let whole = Volume::whole(name, device.clone());
         // The table of partitions on a member whose data begin with its first sector is that of the array.
         if md::is_whole(&**device) {
-            let name = whole.name.clone();
-            candidates.push(Candidate { name: name.clone(), device: device.clone(), disk: index, depth: 0 });
-            self.depths.insert(name, 0);
-            self.stack.volumes.push(Assembled { volume: whole, disk: index });
+            candidates.push(self.keep(whole, index, 0));
             return Ok(());
         }
         let (found, disk) = scan::partitions(device.clone(), name).at(|| location.clone())?;
@@ -159,16 +156,7 @@ impl Work<'_> {
         if is_dynamic || !is_partitioned || bare::has_iso9660(&*disk) {
             volumes.insert(0, whole);
         }
-        for volume in volumes {
-            candidates.push(Candidate {
-                name: volume.name.clone(),
-                device: volume.device.clone(),
-                disk: index,
-                depth: 0,
-            });
-            self.depths.insert(volume.name.clone(), 0);
-            self.stack.volumes.push(Assembled { volume, disk: index });
-        }
+        candidates.extend(volumes.into_iter().map(|volume| self.keep(volume, index, 0)));
         Ok(())
     }
 
@@ -258,10 +246,15 @@ impl Work<'_> {
             volume.aliases.clear();
             self.stack.warnings.push(format!("two volumes are named {wanted}; one is shown as {}", volume.name));
         }
+        Some(self.keep(volume, disk, depth))
+    }
+
+    /// Adds a volume whose name no other has.
+    fn keep(&mut self, volume: Volume, disk: usize, depth: usize) -> Candidate {
         self.depths.insert(volume.name.clone(), depth);
         let candidate = Candidate { name: volume.name.clone(), device: volume.device.clone(), disk, depth };
         self.stack.volumes.push(Assembled { volume, disk });
-        Some(candidate)
+        candidate
     }
 
     fn partitions_of(&mut self, name: &str, device: &SharedDevice) -> Vec<Volume> {

@@ -20,7 +20,8 @@ const MAX_KEYS: usize = 256;
 
 const SECTOR: u64 = 512;
 
-const MAGIC: [u8; 16] =
+/// The signature, which early bcachefs shared.
+pub(crate) const MAGIC: [u8; 16] =
     [0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81];
 
 const AT_PLACE: usize = 8;

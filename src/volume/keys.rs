@@ -3,7 +3,7 @@
 //! Keys are wiped from memory when they go. A volume is opened by the first of its keys that fits.
 
 use super::bitlocker::BitLocker;
-use super::crypt::{Encrypted, Scheme, Unlock, open_clear};
+use super::crypt::{Encrypted, Scheme, Unlock};
 use super::luks::Luks;
 use crate::block::SharedDevice;
 use crate::error::{Error, ErrorContext, Result};
@@ -146,11 +146,11 @@ impl Unlock for Keys {
                 self.open(name, encrypted, "no key slot opens with the given key", open)
             }
             Scheme::BitLocker => {
-                if let Some(opened) = open_clear(encrypted, device)? {
-                    return Ok(Some(opened));
-                }
                 let gone = || Error::NotAnImage("it has no BitLocker metadata".into());
                 let volume = BitLocker::read(device.as_ref())?.ok_or_else(gone)?;
+                if let Some(opened) = volume.open_clear(device)? {
+                    return Ok(Some(opened));
+                }
                 self.open(name, encrypted, WRONG_BITLOCKER, |key| volume.open(device, key))
             }
         }

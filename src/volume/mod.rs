@@ -25,6 +25,7 @@ mod scan;
 mod sectors;
 
 pub use assemble::{Assembled, Locked, Source, Stack, assemble};
+pub(crate) use bcache::MAGIC as BCACHE_MAGIC;
 pub use gpt::GptAttributes;
 pub(crate) use labels::{ArrayMember, array_member, physical_volume};
 pub use scan::scan;

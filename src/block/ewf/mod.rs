@@ -23,7 +23,7 @@ use std::sync::Arc;
 use table::Table;
 
 /// The names that the beginnings of segment files bear.
-const MAGIC: &[u8; 8] = b"EVF\x09\x0d\x0a\xff\0";
+pub(super) const MAGIC: &[u8; 8] = b"EVF\x09\x0d\x0a\xff\0";
 /// Those of the second version of the format, and of archives of files.
 const OTHERS: [&[u8; 8]; 2] = [b"EVF2\x0d\x0a\x81\0", b"LVF\x09\x0d\x0a\xff\0"];
 

@@ -1,6 +1,6 @@
 //! Where a qcow2 image's own bytes lie: a file that may grow, or a device of a fixed size.
 
-use crate::block::{Extent, ExtentKind, SharedDevice};
+use crate::block::{Extent, ExtentKind, SharedDevice, read_padded};
 use crate::error::{IoContext, Result};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::unistd::{Whence, lseek};
@@ -154,13 +154,7 @@ impl Storage for DeviceStorage {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let inside = self.device.size().saturating_sub(offset).min(buf.len() as u64) as usize;
-        let (inside, past) = buf.split_at_mut(inside);
-        past.fill(0);
-        if inside.is_empty() {
-            return Ok(());
-        }
-        self.device.read_at(inside, offset)
+        read_padded(&*self.device, buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {

@@ -146,6 +146,6 @@ pub fn bcachefs(reader: &Reader<'_>) -> Option<Identity> {
         [0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef];
     let bytes = reader.read(4096, 512)?;
     // Before version 0.13 it had the magic number of bcache, with versions that bcache never had.
-    let old = bytes[24..40] == super::member::BCACHE_MAGIC && le64(&bytes, 16) > 6;
+    let old = bytes[24..40] == crate::volume::BCACHE_MAGIC && le64(&bytes, 16) > 6;
     (bytes[24..40] == MAGIC || old).then(|| Identity::filesystem("bcachefs").uuid(&bytes, 56).label(&bytes[72..104]))
 }

@@ -4,12 +4,9 @@ use super::reader::Reader;
 use super::{Identity, Usage};
 use crate::block::BlockDevice;
 use crate::bytes::{be32, le16, le64, until_nul};
+use crate::volume::bitlocker::{ENCRYPTED, SIGNATURE};
 use crate::volume::luks::Label;
-use crate::volume::{ArrayMember, array_member, physical_volume};
-
-/// The signature of bcache, which early bcachefs shared.
-pub const BCACHE_MAGIC: [u8; 16] =
-    [0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81];
+use crate::volume::{ArrayMember, BCACHE_MAGIC, array_member, physical_volume};
 
 /// Returns the CRC-32 of `bytes` from the state `seed`, with no final inversion.
 pub fn raw_crc32(seed: u32, bytes: &[u8]) -> u32 {
@@ -49,10 +46,7 @@ pub fn luks(reader: &Reader<'_>) -> Option<Identity> {
 
 /// A volume of BitLocker: on a fixed disk, or on a stick, which looks like FAT to those who do not know it.
 pub fn bitlocker(reader: &Reader<'_>) -> Option<Identity> {
-    const TO_GO: [u8; 16] =
-        [0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01];
-    const SIGNATURE: &[u8; 8] = b"-FVE-FS-";
-    let is_stick = reader.has(3, b"MSWIN4.1") && reader.has(424, &TO_GO);
+    let is_stick = reader.has(3, b"MSWIN4.1") && reader.has(424, &ENCRYPTED);
     if !reader.has(3, SIGNATURE) && !is_stick {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use super::Identity;
 use super::reader::{Reader, utf16_be};
-use crate::bytes::{le16, le32};
+use crate::bytes::{hex, le16, le32};
 
 /// Where the descriptors begin, in bytes.
 const DESCRIPTORS_OFFSET: u64 = 32768;
@@ -120,7 +120,6 @@ fn udf_identifier(name: &[u8]) -> String {
     if name.len() < 8 {
         return String::new();
     }
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let digits = name.iter().take(16).take_while(|byte| byte.is_ascii_hexdigit()).count();
     let text = |len: usize| String::from_utf8_lossy(&name[..len]).to_lowercase();
     match digits {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 pub(super) const SIZE: usize = 512;
 
 /// The signature in the place of a filesystem's name.
-pub(super) const SIGNATURE: &[u8; 8] = b"-FVE-FS-";
+pub(crate) const SIGNATURE: &[u8; 8] = b"-FVE-FS-";
 
 /// Where the name of the filesystem lies.
 pub(super) const AT_NAME: usize = 3;
@@ -25,7 +25,7 @@ const AT_GUID_TO_GO: usize = 424;
 const TO_GO: &[u8; 8] = b"MSWIN4.1";
 
 /// The GUID of an encrypted volume: 4967d63b-2e29-4ad8-8399-f6a339e3d001.
-pub(super) const ENCRYPTED: [u8; 16] =
+pub(crate) const ENCRYPTED: [u8; 16] =
     [0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01];
 
 /// The GUID of a volume that is encrypted where it is written: 92a84d3b-dd80-4d0e-9e4e-b1e3284eaed8.

@@ -20,6 +20,7 @@ use super::sectors::CryptDevice;
 use crate::block::{BlockDevice, SharedDevice};
 use crate::error::{Error, Result};
 use boot::BootSector;
+pub(crate) use boot::{ENCRYPTED, SIGNATURE};
 use metadata::Metadata;
 use protector::Protector;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 
 use super::cache;
 use super::group::{Area, Group, Segment};
+use super::patched::Patched;
 use super::raid::Leg;
 use super::snapshot::Snapshot;
 use super::thin::{Pool, ThinDevice};
@@ -68,7 +69,7 @@ impl<'a> Builder<'a> {
         let device = if let Some(segment) = group.snapshot_of(name) {
             let origin = segment.section.text("origin").ok_or_else(|| corrupt("a snapshot has no origin".into()))?;
             let origin = self.volume(origin, 1)?;
-            Arc::new(Snapshot::open(origin, device)?)
+            Arc::new(Patched(Snapshot::open(origin, device)?))
         } else if group.merge_into(name).is_some() {
             return Err(Error::unsupported("a volume that a snapshot is being merged into; let LVM finish first"));
         } else {

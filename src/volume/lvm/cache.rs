@@ -6,8 +6,8 @@
 
 use super::btree::Blocks;
 use super::build::ReadOnly;
-use super::patched;
-use crate::block::{BlockDevice, Extent, SharedDevice, check_range};
+use super::patched::{Patched, Patches, Piece};
+use crate::block::{BlockDevice, SharedDevice, check_range};
 use crate::bytes::{le16, le32, le64};
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub fn open(origin: SharedDevice, cache: Option<(SharedDevice, SharedDevice)>, m
     if map.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         return Err(corrupt("two blocks of the cache stand for one of the origin".into()));
     }
-    Ok(Arc::new(Cached { origin, data, block, map }))
+    Ok(Arc::new(Patched(Cached { origin, data, block, map })))
 }
 
 /// Reads the map: pairs of a block of the origin and one of the cache.
@@ -92,9 +92,12 @@ struct Cached {
     map: Vec<(u64, u64)>,
 }
 
-impl Cached {
-    /// Returns the device that an offset lies on, where, and how far in one piece.
-    fn piece(&self, offset: u64, len: u64) -> patched::Piece<'_> {
+impl Patches for Cached {
+    fn origin(&self) -> &SharedDevice {
+        &self.origin
+    }
+
+    fn piece(&self, offset: u64, len: u64) -> Piece<'_> {
         let (block, within) = (offset / self.block, offset % self.block);
         let at = self.map.partition_point(|&(own, _)| own < block);
         match self.map.get(at) {
@@ -104,24 +107,6 @@ impl Cached {
             Some(&(own, _)) => (&self.origin, offset, len.min(own.saturating_mul(self.block) - offset)),
             None => (&self.origin, offset, len),
         }
-    }
-}
-
-impl BlockDevice for Cached {
-    fn size(&self) -> u64 {
-        self.origin.size()
-    }
-
-    fn sector_size(&self) -> u32 {
-        self.origin.sector_size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        patched::read(self.size(), |offset, len| self.piece(offset, len), buf, offset)
-    }
-
-    fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        patched::map(self.size(), |offset, len| self.piece(offset, len), offset, len)
     }
 }
 

@@ -143,13 +143,10 @@ impl Group {
                 volume.segments.iter().filter(|segment| matches!(segment.kind.as_str(), "striped" | "linear"))
             {
                 // Legs that are volumes tell of their own extents.
-                let pairs = segment.section.list("stripes").chunks_exact(2);
-                let each = segment.count.checked_div(pairs.len() as u64).unwrap_or(0);
-                for pair in pairs {
-                    if let [Value::Text(area), Value::Number(start)] = pair
-                        && let Some((area, _)) = self.physical.get_key_value(area)
-                        && let Ok(start) = u64::try_from(*start)
-                    {
+                let count = segment.section.list("stripes").len() / 2;
+                let each = segment.count.checked_div(count as u64).unwrap_or(0);
+                for Area { name: area, start } in segment.areas("stripes") {
+                    if let Some((area, _)) = self.physical.get_key_value(&area) {
                         ranges.push((area, start, start.saturating_add(each), name));
                     }
                 }

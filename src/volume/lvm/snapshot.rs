@@ -3,8 +3,8 @@
 //! The store begins with a header in its first chunk. Areas of metadata follow, each of one chunk of pairs (old chunk, new
 //! chunk), with as many chunks of data behind it as it has pairs. Specified by `drivers/md/dm-snap-persistent.c` of Linux.
 
-use super::patched;
-use crate::block::{BlockDevice, Extent, SharedDevice, check_range};
+use super::patched::{Patches, Piece};
+use crate::block::{SharedDevice, check_range};
 use crate::bytes::{le32, le64};
 use crate::error::{Error, Result};
 
@@ -90,9 +90,14 @@ impl Snapshot {
         }
         Ok(Self { origin, store, chunk, runs })
     }
+}
 
-    /// Returns the device that an offset lies on, where, and how far in one piece.
-    fn piece(&self, offset: u64, len: u64) -> patched::Piece<'_> {
+impl Patches for Snapshot {
+    fn origin(&self) -> &SharedDevice {
+        &self.origin
+    }
+
+    fn piece(&self, offset: u64, len: u64) -> Piece<'_> {
         let at = self.runs.partition_point(|run| (run.old + run.count) * self.chunk <= offset);
         let Some(run) = self.runs.get(at) else { return (&self.origin, offset, len) };
         let (start, end) = (run.old * self.chunk, (run.old + run.count) * self.chunk);
@@ -100,30 +105,5 @@ impl Snapshot {
             return (&self.origin, offset, len.min(start - offset));
         }
         (&self.store, run.new * self.chunk + (offset - start), len.min(end - offset))
-    }
-}
-
-impl BlockDevice for Snapshot {
-    fn size(&self) -> u64 {
-        self.origin.size()
-    }
-
-    fn sector_size(&self) -> u32 {
-        self.origin.sector_size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        patched::read(self.size(), |offset, len| self.piece(offset, len), buf, offset)
-    }
-
-    fn map(&self, offset: u64, len: u64) -> Result<Extent> {
-        patched::map(self.size(), |offset, len| self.piece(offset, len), offset, len)
-    }
-
-    fn prefetch(&self, offset: u64, len: u64) {
-        if check_range(self.size(), offset, len).is_ok() && len > 0 {
-            let (device, at, len) = self.piece(offset, len);
-            device.prefetch(at, len);
-        }
     }
 }

@@ -4,7 +4,7 @@
 //! blocks to those of the data, with a time in the low 24 bits. Specified by `drivers/md/dm-thin-metadata.c` of Linux.
 
 use super::btree::Blocks;
-use crate::block::{BlockDevice, Extent, ExtentKind, SharedDevice, check_range};
+use crate::block::{BlockDevice, Extent, ExtentKind, SharedDevice, check_range, read_padded};
 use crate::bytes::{le32, le64};
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -104,14 +104,13 @@ impl ThinDevice {
     }
 
     fn read_external(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let Some(external) = &self.external else {
-            buf.fill(0);
-            return Ok(());
-        };
-        let there = external.size().saturating_sub(offset).min(buf.len() as u64) as usize;
-        let (there, rest) = buf.split_at_mut(there);
-        rest.fill(0);
-        if there.is_empty() { Ok(()) } else { external.read_at(there, offset) }
+        match &self.external {
+            Some(external) => read_padded(&**external, buf, offset),
+            None => {
+                buf.fill(0);
+                Ok(())
+            }
+        }
     }
 }
 
