@@ -95,8 +95,8 @@ fn into_image(args: &Args, image: &str, sources: &[OsString], to: &OsStr, option
     }
     let guest = target::open(image, args.showing, &args.changing)?;
     let done = (|| {
-        if guests.len() > 1 && !guest.stat(to)?.is_dir() {
-            return Err(Error::Errno(libc::ENOTDIR).at(to.display().to_string()));
+        if guests.len() > 1 {
+            target::need_folder(&guest, to)?;
         }
         guests.iter().try_for_each(|(_, path)| match (options.attributes, options.recursive) {
             (true, _) => guest.cp_a(path, to),

@@ -1,5 +1,6 @@
 //! Modes and owners as chmod(1) and chown(1) take them.
 
+use super::attributes::octal;
 use crate::error::{Error, Result};
 use crate::guestfs::Guestfs;
 use std::str::FromStr;
@@ -27,7 +28,7 @@ impl FromStr for Mode {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || Error::Usage(format!("{text:?} is no mode; write 644, u+x or go-w,a+X").into());
         if text.starts_with(|first: char| first.is_ascii_digit()) {
-            return u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).map(Self::Is).ok_or_else(wrong);
+            return octal(text).map(Self::Is).map_err(|_| wrong());
         }
         let clause = |text: &str| {
             let place = text.find(['+', '-', '='])?;

@@ -1,7 +1,7 @@
 //! `guestctl rm`, `mkdir`, `rmdir`, `mv` and `ln`.
 
 use super::attributes::octal;
-use super::target::{Target, end};
+use super::target::{self, Target, end};
 use crate::error::{Error, ErrorContext, Result};
 use std::process::ExitCode;
 
@@ -92,8 +92,8 @@ pub(super) fn mv(args: &MvArgs) -> Result<ExitCode> {
     let (to, sources) = paths.split_last().expect("there are two");
     let guest = args.target.open(image)?;
     let done = (|| {
-        if sources.len() > 1 && !guest.stat(to)?.is_dir() {
-            return Err(Error::Errno(libc::ENOTDIR).at(to.display().to_string()));
+        if sources.len() > 1 {
+            target::need_folder(&guest, to)?;
         }
         sources.iter().try_for_each(|path| guest.mv(path, to))
     })();

@@ -117,8 +117,8 @@ pub(super) fn copy_into(
     let guest = target::open(image, showing, changing)?;
     let mut failed = false;
     let done = (|| {
-        if (sources.len() > 1 || into_folder) && !guest.stat(to)?.is_dir() {
-            return Err(Error::Errno(libc::ENOTDIR).at(to.display().to_string()));
+        if sources.len() > 1 || into_folder {
+            target::need_folder(&guest, to)?;
         }
         for source in sources {
             guest.copy_in_with(Path::new(source), to, options, &mut |path, error| {

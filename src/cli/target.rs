@@ -25,6 +25,14 @@ pub(super) struct Target {
     changing: Changing,
 }
 
+/// Checks that what takes several files is a folder of the guest.
+///
+/// # Errors
+/// `ENOTDIR`, and those of finding it.
+pub(super) fn need_folder(guest: &Guestfs, path: &OsStr) -> Result<()> {
+    if guest.stat(path)?.is_dir() { Ok(()) } else { Err(Error::Errno(libc::ENOTDIR).at(path.display().to_string())) }
+}
+
 impl Target {
     /// Returns the image and the paths.
     ///

@@ -3,7 +3,7 @@
 use super::{Guestfs, Held, Launched};
 use crate::block::SharedDevice;
 use crate::error::{Error, ErrorContext, Result};
-use crate::fs::btrfs::Subvolume;
+use crate::fs::btrfs::{Btrfs, Subvolume};
 use crate::fs::probe::{Identity, Usage};
 use crate::fs::{self, Filesystem};
 use crate::volume::Partition;
@@ -106,6 +106,11 @@ impl Launched {
         // The real-time device of XFS bears no mark.
         let fits = |other: &&Held| other.kind() == held.kind() || (held.kind() == "xfs" && other.identity.is_none());
         others.filter(fits).map(|other| Arc::clone(&other.volume.device)).collect()
+    }
+
+    /// Opens the Btrfs filesystem on a volume by itself, to ask for its subvolumes.
+    pub(super) fn btrfs(&self, held: &Held, options: &crate::fs::FsOptions) -> Result<Btrfs> {
+        Btrfs::open(Arc::clone(&held.volume.device), &self.members(held), None, options)
     }
 
     /// Returns the filesystem on a volume, opened once.

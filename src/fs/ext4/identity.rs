@@ -6,8 +6,8 @@ use crate::block::BlockDevice;
 use crate::bytes::set_le32;
 use crate::error::Result;
 
-/// The most groups whose backup of the superblock is changed; a filesystem of more has them where few groups do.
-const MAX_BACKUPS: u32 = 1 << 16;
+/// The most backups that are changed; a filesystem of more groups has them where few groups do.
+const MAX_BACKUPS: usize = (1 << 16) - 1;
 
 /// What is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub fn change(device: &dyn BlockDevice, identity: Identity<'_>) -> Result<bool> 
         return Ok(false);
     }
     for group in backups(&superblock) {
-        let block = u64::from(superblock.first_data_block) + u64::from(group) * u64::from(superblock.blocks_per_group);
+        let block = superblock.group_first_block(group);
         let Some(offset) = block.checked_mul(u64::from(superblock.block_size)) else { continue };
         if offset.checked_add(SUPERBLOCK_SIZE as u64).is_none_or(|end| end > device.size()) {
             continue;
@@ -86,20 +86,6 @@ fn set(bytes: &mut [u8], superblock: &Superblock, identity: Identity<'_>) {
 }
 
 /// Returns the groups that begin with a backup of the superblock.
-fn backups(superblock: &Superblock) -> Vec<u32> {
-    let count = u32::try_from(u64::from(superblock.group_count)).unwrap_or(u32::MAX);
-    if superblock.compat & compat::SPARSE_SUPER2 != 0 {
-        return superblock.backup_groups.into_iter().filter(|&group| group > 0 && group < count).collect();
-    }
-    if !superblock.has_ro_compat(ro_compat::SPARSE_SUPER) {
-        return (1..count.min(MAX_BACKUPS)).collect();
-    }
-    let mut groups = vec![1];
-    for base in [3_u32, 5, 7] {
-        groups.extend(
-            std::iter::successors(Some(base), |group| group.checked_mul(base)).take_while(|&group| group < count),
-        );
-    }
-    groups.retain(|&group| group < count);
-    groups
+fn backups(superblock: &Superblock) -> impl Iterator<Item = u32> {
+    (1..superblock.group_count).filter(|&group| superblock.group_has_super(group)).take(MAX_BACKUPS)
 }

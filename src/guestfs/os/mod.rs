@@ -11,7 +11,7 @@ pub use space::{FilesystemState, SpaceUsage};
 use super::{Guestfs, Held};
 use crate::error::{Error, Result};
 use crate::fs::Filesystem;
-use crate::fs::btrfs::{Btrfs, Subvolume};
+use crate::fs::btrfs::Subvolume;
 use crate::fs::probe::Usage;
 use crate::inspect::{self, Assembly, DeviceId, Placed, RootCandidate, System};
 use crate::tree::{Mount, Tree};
@@ -125,8 +125,7 @@ impl Guestfs {
     fn roots_in_subvolumes(&self, held: &Held, found: &mut Vec<(RootCandidate, System)>) -> Result<()> {
         let device = &held.volume.name;
         let launched = self.launched()?;
-        let filesystem =
-            Btrfs::open(Arc::clone(&held.volume.device), &launched.members(held), None, &self.fs_options())?;
+        let filesystem = launched.btrfs(held, &self.fs_options())?;
         let default = filesystem.default_subvolume()?;
         let subvolumes = filesystem.subvolumes()?;
         let default = subvolumes.iter().find(|subvolume| subvolume.id == default);

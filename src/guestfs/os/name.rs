@@ -3,9 +3,8 @@
 use super::super::Guestfs;
 use super::Root;
 use crate::error::{Error, Result};
-use crate::fs::btrfs::{Btrfs, Subvolume};
+use crate::fs::btrfs::Subvolume;
 use crate::inspect::Placed;
-use std::sync::Arc;
 
 /// How libguestfs names a subvolume of a Btrfs filesystem: `btrfsvol:/dev/sda2/@home`.
 const BTRFS_VOLUME: &str = "btrfsvol:";
@@ -42,9 +41,7 @@ impl Guestfs {
         };
         let launched = self.launched()?;
         let held = launched.held(&placed.device)?;
-        let filesystem =
-            Btrfs::open(Arc::clone(&held.volume.device), &launched.members(held), None, &self.fs_options())?;
-        let subvolumes = filesystem.subvolumes()?;
+        let subvolumes = launched.btrfs(held, &self.fs_options())?.subvolumes()?;
         let path =
             subvolumes.iter().find(|subvolume| subvolume.id == number).map(|subvolume| subvolume.path.as_slice());
         Ok(mountable_name(&placed.device, path))

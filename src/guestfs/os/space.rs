@@ -82,9 +82,7 @@ impl Guestfs {
             let mut state = FilesystemState { filesystem, usage: None, warnings: Vec::new() };
             if !state.filesystem.readable {
                 let usage = held.identity.as_ref().map(|identity| identity.usage);
-                let name = &held.volume.name;
-                let is_opened = launched.volumes.iter().any(|other| other.volume.parents.contains(name));
-                if usage == Some(Usage::Crypto) && !is_opened {
+                if usage == Some(Usage::Crypto) && !held.is_used {
                     state.warnings.push(format!("encrypted ({}): what is in it is not read", state.filesystem.kind));
                 }
                 return state;

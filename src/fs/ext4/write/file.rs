@@ -297,7 +297,7 @@ fn write_piece(
 }
 
 /// Writes to fresh blocks from byte `inside` of the first one on, with zeroes before and after, up to whole blocks.
-fn write_padded(core: &Core, block: u64, inside: u64, data: &[u8]) -> Result<()> {
+pub(super) fn write_padded(core: &Core, block: u64, inside: u64, data: &[u8]) -> Result<()> {
     let bits = core.volume.superblock.block_bits();
     let size = 1_usize << bits;
     let inside = inside as usize;
@@ -427,11 +427,7 @@ pub(super) fn claim_clusters(core: &Core, inode: &Inode, hole: Range<u64>, want:
     // The cluster that a hole ends in is not claimed when it has blocks after the hole.
     let end = if hole.end == u64::MAX { hole.end } else { hole.end / size * size };
     let want = want.min(end - logical).min(u64::from(u32::MAX / 2));
-    let goal = match first.checked_sub(1) {
-        Some(_) => goal(core, inode, first)?,
-        None => core.alloc.goal_of_inode(inode.ino),
-    };
-    let run = core.claim(goal, (inside + want) as u32)?;
+    let run = core.claim(goal(core, inode, first)?, (inside + want) as u32)?;
     let len = u64::from(run.len).saturating_sub(inside).min(want) as u32;
     Ok(Piece { logical, run: Run { start: run.start + inside, len }, source: Source::Claimed })
 }

@@ -128,9 +128,7 @@ pub(super) fn move_out(core: &Core, ino: u32, _inner: &mut Inner) -> Result<Tid>
         empty(op, &mut edit)?;
         if !contents.is_empty() {
             let block = op.claim(core.alloc.goal_of_inode(ino))?;
-            let mut bytes = contents.clone();
-            bytes.resize(block_size, 0);
-            core.write_data(&bytes, block * block_size as u64)?;
+            file::write_padded(core, block, 0, &contents)?;
             op.ordered();
             mapping::insert(op, &mut edit, 0, Run { start: block, len: 1 }, false)?;
         }

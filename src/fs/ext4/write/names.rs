@@ -206,11 +206,8 @@ fn put_text(op: &mut Op<'_>, edit: &mut InodeEdit, text: &[u8]) -> Result<()> {
         return Ok(());
     }
     file::init_mapping(core, edit);
-    let block_size = core.volume.superblock.block_size as usize;
     let block = op.claim(core.alloc.goal_of_inode(edit.ino))?;
-    let mut bytes = text.to_vec();
-    bytes.resize(block_size, 0);
-    core.write_data(&bytes, block * block_size as u64)?;
+    file::write_padded(core, block, 0, text)?;
     op.ordered();
     mapping::insert(op, edit, 0, Run { start: block, len: 1 }, false)
 }

@@ -250,9 +250,7 @@ fn make(op: &mut Op<'_>, owner: &InodeEdit, value: &[u8], hash: u32) -> Result<u
         let want = (value.len() - done).div_ceil(block_size) as u32;
         let run = op.claim_run(goal, want)?;
         let count = (run.len as usize * block_size).min(value.len() - done);
-        let mut bytes = value[done..done + count].to_vec();
-        bytes.resize(run.len as usize * block_size, 0);
-        core.write_data(&bytes, run.start * block_size as u64)?;
+        super::file::write_padded(core, run.start, 0, &value[done..done + count])?;
         mapping::insert(op, &mut edit, (done / block_size) as u64, run, false)?;
         goal = run.end();
         done += count;
