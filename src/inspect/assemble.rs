@@ -43,6 +43,13 @@ pub struct DeviceId {
     pub disk: Option<String>,
 }
 
+impl DeviceId {
+    /// Returns the disk that it lies on, as far as that is known.
+    fn drive(&self) -> &str {
+        self.disk.as_deref().unwrap_or_else(|| disk_of(&self.name))
+    }
+}
+
 /// A root that was found, and what its system says about mounts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RootCandidate {
@@ -340,7 +347,7 @@ fn discover(root: &RootCandidate, devices: &[DeviceId], has_fstab: bool, assembl
     for device in devices {
         let Some(guid) = device.part_type_guid.as_deref().filter(|_| device.name != root.device) else { continue };
         let held = opened(device, devices);
-        if held.kind.is_none() || held.name == root.device || disk_of(&device.name) != disk {
+        if held.kind.is_none() || held.name == root.device || device.drive() != disk {
             continue;
         }
         let known = DISCOVERABLE.iter().find(|(known, _)| *known == guid).map(|&(_, place)| place);
@@ -377,7 +384,7 @@ const COREOS_USR: &str = "5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6";
 fn usr_of_coreos(root: &RootCandidate, devices: &[DeviceId], assembly: &mut Assembly) {
     let disk = drive_of(&root.device, devices);
     let is_usr = |device: &&DeviceId| {
-        device.part_type_guid.as_deref() == Some(COREOS_USR) && device.kind.is_some() && disk_of(&device.name) == disk
+        device.part_type_guid.as_deref() == Some(COREOS_USR) && device.kind.is_some() && device.drive() == disk
     };
     let boots = |device: &&DeviceId| {
         let bits = |from: u32, mask: u64| device.part_attributes >> from & mask;
@@ -421,8 +428,7 @@ fn opened<'d>(device: &'d DeviceId, devices: &'d [DeviceId]) -> &'d DeviceId {
 
 /// Returns the disk that a device lies on.
 fn drive_of<'d>(name: &'d str, devices: &'d [DeviceId]) -> &'d str {
-    let known = devices.iter().find(|device| device.name == name).and_then(|device| device.disk.as_deref());
-    known.unwrap_or_else(|| disk_of(name))
+    devices.iter().find(|device| device.name == name).map_or_else(|| disk_of(name), DeviceId::drive)
 }
 
 /// A path of a partition, taken apart.
@@ -840,6 +846,15 @@ mod tests {
         let lines = "/dev/vda2 / ext4\n/dev/vda1 /boot/efi vfat\n/dev/vda3 /data ext4\n/dev/vdz1 /srv ext4\n";
         let assembly = assemble(&root("/dev/sda2", lines), &devices);
         assert_eq!(shown(&assembly), ["/dev/sda2 /", "/dev/sda3 /data", "/dev/sda1 /boot/efi"]);
+    }
+
+    #[test]
+    fn partitions_within_an_array_are_discovered() {
+        let mut devices = ["/dev/sda1", "/dev/md127p1", "/dev/md127p2"].map(device);
+        devices.iter_mut().for_each(|device| device.disk = Some("/dev/sda".into()));
+        devices[1].part_type_guid = Some(DISCOVERABLE[0].0.into());
+        let assembly = assemble(&root("/dev/md127p2", ""), &devices);
+        assert_eq!(shown(&assembly), ["/dev/md127p2 /", "/dev/md127p1 /home"]);
     }
 
     #[test]
