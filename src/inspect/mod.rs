@@ -109,11 +109,6 @@ pub fn crypttab(tree: &Tree) -> Vec<CryptEntry> {
     within(tree, deployment_of(tree).as_ref(), settings::crypttab).0
 }
 
-/// Returns the arrays that the system of a tree puts together at boot.
-pub fn arrays(tree: &Tree) -> Vec<ArrayEntry> {
-    within(tree, deployment_of(tree).as_ref(), settings::arrays).0
-}
-
 /// Finds the roots of containers that lie in folders of the guest.
 pub fn containers(tree: &Tree) -> Vec<Container> {
     within(tree, deployment_of(tree).as_ref(), containers::find).0

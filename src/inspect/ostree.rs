@@ -14,21 +14,26 @@ const MAX_FOLDERS: usize = 32;
 /// Finds the deployment that boots: the one that the boot loader's newest entry names, or else one that an entry can name, or
 /// else the newest folder.
 pub(super) fn deployment(guest: &Guest<'_>) -> Option<Deployment> {
-    for base in ["/ostree/deploy", "/sysroot/ostree/deploy"] {
-        let ostree = base.strip_suffix("/deploy").unwrap_or(base);
-        let named = super::boot::newest_ostree(guest).and_then(|path| {
+    let mut newest = None;
+    for ostree in ["/ostree", "/sysroot/ostree"] {
+        let base = format!("{ostree}/deploy");
+        let stateroots = guest.list(&base);
+        if stateroots.is_empty() {
+            continue;
+        }
+        let named = newest.get_or_insert_with(|| super::boot::newest_ostree(guest)).as_ref().and_then(|path| {
             let path = path.strip_prefix("/ostree").map_or_else(|| path.clone(), |rest| format!("{ostree}{rest}"));
             guest.found(path).map(|found| found.path)
         });
         let mut found: Vec<((bool, bool), i64, Deployment)> = Vec::new();
-        for stateroot in guest.list(base).into_iter().take(MAX_FOLDERS) {
-            let folder = join(base, &stateroot);
+        for stateroot in stateroots.into_iter().take(MAX_FOLDERS) {
+            let folder = join(&base, &stateroot);
             let deployed = join(&folder, "deploy");
             for name in guest.list(&deployed).into_iter().take(MAX_FOLDERS) {
                 let path = join(&deployed, &name);
                 let Some(at) = guest.found(&path).filter(|at| at.attr.is_dir()) else { continue };
                 let is_named = named.as_ref() == Some(&at.path);
-                let booted = (is_named, booted(guest, base, &stateroot, &name));
+                let booted = (is_named, booted(guest, ostree, &stateroot, &name));
                 found.push((booted, at.attr.mtime.seconds, Deployment { path, var: join(&folder, "var") }));
             }
         }
@@ -41,8 +46,7 @@ pub(super) fn deployment(guest: &Guest<'_>) -> Option<Deployment> {
 }
 
 /// Says whether the first link of `/ostree/boot.N` leads to a deployment.
-fn booted(guest: &Guest<'_>, base: &str, stateroot: &[u8], name: &[u8]) -> bool {
-    let ostree = base.strip_suffix("/deploy").unwrap_or(base);
+fn booted(guest: &Guest<'_>, ostree: &str, stateroot: &[u8], name: &[u8]) -> bool {
     for number in ["boot.0", "boot.1"] {
         let root = format!("{ostree}/{number}");
         let root = join(&root, stateroot);

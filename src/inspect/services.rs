@@ -49,21 +49,9 @@ pub(super) fn enabled(guest: &Guest<'_>, init: Option<&str>) -> Vec<Service> {
         Some("runit") => runit(guest),
         Some("bsd") => bsd(guest),
         Some("systemd") => systemd(guest),
-        Some("upstart") => {
-            let mut services = upstart(guest);
-            services.extend(run_levels(guest));
-            services
-        }
-        Some("busybox") => {
-            let mut services = scripts(guest);
-            services.extend(run_levels(guest));
-            services
-        }
-        _ => {
-            let mut services = systemd(guest);
-            services.extend(run_levels(guest));
-            services
-        }
+        Some("upstart") => [upstart(guest), run_levels(guest)].concat(),
+        Some("busybox") => [scripts(guest), run_levels(guest)].concat(),
+        _ => [systemd(guest), run_levels(guest)].concat(),
     };
     services.sort();
     services.dedup();
@@ -178,8 +166,9 @@ fn runit(guest: &Guest<'_>) -> Vec<Service> {
 
 fn bsd(guest: &Guest<'_>) -> Vec<Service> {
     let mut services = Vec::new();
-    for path in ["/etc/rc.conf", "/etc/rc.conf.local", "/etc/rc.conf.d/local"] {
-        let variables = Variables::parse(&guest.text(path).unwrap_or_default());
+    let told = ["/etc/rc.conf", "/etc/rc.conf.local", "/etc/rc.conf.d/local"]
+        .map(|path| Variables::parse(&guest.text(path).unwrap_or_default()));
+    for variables in &told {
         for (name, value) in variables.iter().take(MAX_SERVICES) {
             let yes = matches!(value.to_ascii_lowercase().as_str(), "yes" | "true" | "on" | "1");
             // FreeBSD's names end so, NetBSD's are the service's alone.
@@ -190,18 +179,17 @@ fn bsd(guest: &Guest<'_>) -> Vec<Service> {
         }
     }
     if guest.is_file("/bsd") {
-        services.extend(openbsd(guest));
+        services.extend(openbsd(&told[..2]));
     }
     services
 }
 
 /// Reads OpenBSD's form: `NAME_flags` is NO for what does not start, and `pkg_scripts` names what packages brought. What
 /// rc.conf.local says comes after rc.conf and wins.
-fn openbsd(guest: &Guest<'_>) -> Vec<Service> {
+fn openbsd(told: &[Variables]) -> Vec<Service> {
     let mut flags = std::collections::BTreeMap::new();
     let mut scripts = String::new();
-    for path in ["/etc/rc.conf", "/etc/rc.conf.local"] {
-        let variables = Variables::parse(&guest.text(path).unwrap_or_default());
+    for variables in told {
         for (name, value) in variables.iter().take(MAX_SERVICES) {
             if let Some(name) = name.strip_suffix("_flags") {
                 flags.insert(name.to_owned(), value.eq_ignore_ascii_case("no"));

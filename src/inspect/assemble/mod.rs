@@ -10,8 +10,9 @@ mod part;
 #[cfg(test)]
 mod tests;
 
-use super::fstab::{MountEntry, MountSpec};
+use super::fstab::{self, MountEntry, MountSpec};
 use super::types::{ArrayEntry, CryptEntry, Deployment, DriveMapping, DriveTarget, Kind, System};
+use super::{settings, within};
 use crate::tree::Tree;
 use discover::{boot_by_label, discover, usr_of_coreos};
 use names::Names;
@@ -80,15 +81,19 @@ pub struct RootCandidate {
 impl RootCandidate {
     /// Describes the root that `system` was found on, which is the root of `tree`.
     pub fn new(device: &str, subvolume: Option<&[u8]>, tree: &Tree, system: &System) -> Self {
+        let (mounts, crypttab, arrays) = within(tree, system.deployment.as_ref(), |guest| {
+            (fstab::read(guest), settings::crypttab(guest), settings::arrays(guest))
+        })
+        .0;
         Self {
             device: device.to_owned(),
             subvolume: subvolume.map(<[u8]>::to_vec),
             deployment: system.deployment.clone(),
             kind: Some(system.kind),
             arch: system.arch.clone(),
-            mounts: super::mounts(tree),
-            crypttab: super::crypttab(tree),
-            arrays: super::arrays(tree),
+            mounts,
+            crypttab,
+            arrays,
         }
     }
 }
