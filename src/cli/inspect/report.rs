@@ -44,9 +44,6 @@ pub(super) struct Described {
 /// Something mounted.
 #[derive(Debug, Serialize)]
 pub(super) struct Place {
-    /// What libguestfs calls it.
-    #[serde(skip)]
-    pub name: String,
     pub device: String,
     pub mountpoint: String,
     /// The path of the Btrfs subvolume.
@@ -77,10 +74,8 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Place {
-    fn new(guest: &Guestfs, placed: &Placed) -> Self {
-        let name = guest.mountable_of(placed).unwrap_or_else(|_| placed.device.clone());
+    fn new(placed: &Placed) -> Self {
         Self {
-            name,
             device: placed.device.clone(),
             mountpoint: text(&placed.mountpoint),
             subvolume: placed.subvolume.as_deref().map(text),
@@ -151,7 +146,7 @@ impl Described {
             drive_mappings: guest.inspect_get_drive_mappings(&name)?.into_iter().map(letter).collect(),
             root: name,
             system,
-            mounts: root.assembly.mounts.iter().map(|placed| Place::new(guest, placed)).collect(),
+            mounts: root.assembly.mounts.iter().map(Place::new).collect(),
             swaps: root.assembly.swaps.clone(),
             missing: root.assembly.missing.clone(),
             details,

@@ -145,14 +145,7 @@ fn full() -> Report {
         source: text(),
         install_path: text(),
     };
-    let place = Place {
-        name: String::from("btrfsvol:x/x"),
-        device: text(),
-        mountpoint: text(),
-        subvolume: some(),
-        subvolume_id: Some(1),
-        folder: some(),
-    };
+    let place = Place { device: text(), mountpoint: text(), subvolume: some(), subvolume_id: Some(1), folder: some() };
     Report {
         image: text(),
         devices: vec![DeviceInfo { name: text(), image: text(), format: text(), size: 1 }],
@@ -223,9 +216,12 @@ fn every_key_of_a_system_is_a_field() {
 fn xml_has_the_elements_of_virt_inspector_in_its_order() {
     let mut report = full();
     // A folder that is shown at a second place is none of its mount points.
-    assert!(!super::xml::document(&report, &[]).contains("<mountpoint "));
+    let extra = super::Extra { icon: b"picture".to_vec(), mountables: vec![String::from("btrfsvol:x/x")] };
+    let extra = [extra];
+    assert!(!super::xml::document(&report, &extra).contains("<mountpoint "));
     report.systems[0].mounts[0].folder = None;
-    let document = super::xml::document(&report, &[b"picture".to_vec()]);
+    let document = super::xml::document(&report, &extra);
+    assert!(document.contains("<mountpoint dev=\"btrfsvol:x/x\">"), "{document}");
     let names = document.lines().filter_map(|line| line.trim().strip_prefix('<'));
     let names: Vec<&str> = names.filter_map(|line| line.split(['>', ' ']).next()).collect();
     let opened: Vec<&str> = names.into_iter().filter(|name| !name.starts_with(['/', '?'])).collect();
