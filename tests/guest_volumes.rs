@@ -6,7 +6,7 @@ mod debian;
 
 use common::guest::{Workspace, guestctl};
 use common::{has_tool, skip};
-use debian::{BOOT_UUID, debian, disk, inspect, mounts, ready, shell};
+use debian::{BOOT_UUID, debian, disk, inspect, is_one_tree, mounts, ready, shell, within};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
@@ -105,6 +105,115 @@ fn a_root_on_an_encrypted_volume_is_one_tree_where_its_key_is_known() {
     ));
     assert_eq!(differences, "");
     mounted.umount();
+}
+
+/// Makes what is on the disk of a MicroOS, as its two ways to have `/etc`: a subvolume of each snapshot, or an overlay. Returns
+/// the disk, and fills `tree` with what the kernel shows of it.
+fn microos(workspace: &Workspace, tree: &Path, overlay: bool) -> PathBuf {
+    debian(tree);
+    for (path, text) in [
+        ("usr/lib/os-release", "ID=opensuse-microos\nNAME=\"openSUSE MicroOS\"\nVERSION_ID=20240801\n"),
+        ("etc/gone", "old\n"),
+        ("etc/replaced.d/old", "old\n"),
+        ("etc/added.d/old", "old\n"),
+    ] {
+        fs::create_dir_all(tree.join(path).parent().expect("a folder")).expect("made");
+        fs::write(tree.join(path), text).expect("written");
+    }
+    fs::remove_file(tree.join("etc/debian_version")).expect("made");
+    let root = workspace.path("root.btrfs");
+    shell(&format!("truncate -s 256M {0}; mkfs.btrfs -q -L system {0}", root.display()));
+    let uuid = shell(&format!("blkid -p -s UUID -o value {}", root.display()));
+    let etc = if overlay {
+        "overlay /etc overlay defaults,lowerdir=/sysroot/var/lib/overlay/1/etc:/sysroot/etc,upperdir=/sysroot/var/lib/overlay/2/etc,\
+         workdir=/sysroot/var/lib/overlay/work-etc,x-systemd.requires-mounts-for=/var,x-initrd.mount 0 0"
+    } else {
+        "/etc /etc none bind,x-initrd.mount 0 0"
+    };
+    let mut fstab = format!("UUID={uuid} / btrfs ro 0 0\n{etc}\nUUID={BOOT_UUID} /boot/efi vfat umask=0077 0 1\n");
+    for (folder, option) in
+        [("var", ",x-initrd.mount"), ("home", ""), ("root", ",x-initrd.mount"), ("usr/local", ""), (".snapshots", "")]
+    {
+        fstab.push_str(&format!("UUID={uuid} /{folder} btrfs subvol=/@/{folder}{option} 0 0\n"));
+        fs::create_dir_all(tree.join(folder)).expect("made");
+    }
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    let more = if overlay { "" } else { "btrfs -q subvolume create @/.snapshots/1/snapshot/etc" };
+    // The second snapshot is the default one: the first has been updated.
+    let script = format!(
+        "btrfs -q subvolume create @; mkdir @/usr
+         for i in .snapshots var home root usr/local; do btrfs -q subvolume create @/$i; done
+         mkdir @/.snapshots/1 @/.snapshots/2
+         btrfs -q subvolume create @/.snapshots/1/snapshot
+         {more}
+         rsync -aHAX --exclude='/var/*' --exclude='/home/*' {tree}/ @/.snapshots/1/snapshot/
+         rsync -aHAX {tree}/var/ @/var/; mkdir @/home/ann; echo notes >@/home/ann/notes
+         btrfs -q subvolume snapshot @/.snapshots/1/snapshot @/.snapshots/2/snapshot
+         if [ -e @/.snapshots/2/snapshot/etc/fstab ]; then :; else
+           rmdir @/.snapshots/2/snapshot/etc; btrfs -q subvolume snapshot @/.snapshots/1/snapshot/etc @/.snapshots/2/snapshot/etc
+         fi
+         btrfs -q subvolume set-default @/.snapshots/2/snapshot",
+        tree = tree.display()
+    );
+    within(workspace, &root, &script);
+    let changes =
+        "echo core >etc/hostname; rm -r etc/gone etc/replaced.d; mkdir etc/replaced.d; echo new >etc/replaced.d/new
+         echo new >etc/added.d/new; setfattr -n user.kept -v yes etc/added.d";
+    // The kernel puts it together; what it shows is what the program must show.
+    let etc = if overlay {
+        "mkdir -p var/lib/overlay/1/etc var/lib/overlay/2/etc var/lib/overlay/work-etc
+         echo older >var/lib/overlay/1/etc/hostname; echo one >var/lib/overlay/1/etc/one
+         mount -t overlay -o lowerdir=var/lib/overlay/1/etc:etc,upperdir=var/lib/overlay/2/etc,workdir=var/lib/overlay/work-etc overlay etc"
+    } else {
+        ":"
+    };
+    let script = format!(
+        "for i in .snapshots var home root usr/local; do mount -o subvol=@/$i $(findmnt -no SOURCE . | cut -d'[' -f1) $i; done
+         {etc}; {changes}; rsync -aHAX --delete --exclude=/boot/efi/ ./ {tree}/; mkdir -p {tree}/boot/efi
+         cd /; umount -R {kernel}",
+        tree = tree.display(),
+        kernel = workspace.path("kernel").display()
+    );
+    let (image, kernel) = (root.display(), workspace.folder("kernel"));
+    shell(&format!(
+        "mount -o loop {image} {0}; trap 'umount -R {0} 2>/dev/null || true' EXIT; cd {0}; {script}",
+        kernel.display()
+    ));
+    disk(workspace, &[root])
+}
+
+#[test]
+fn a_transactional_system_is_one_tree_with_the_etc_of_its_snapshot() {
+    for overlay in [false, true] {
+        let Some(workspace) = ready("btrfs") else { return };
+        if !has_tool("setfattr")
+            || overlay && !fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("overlay")
+        {
+            return skip("there is no setfattr, or the kernel has no overlayfs");
+        }
+        let tree = workspace.folder("tree");
+        let disk = microos(&workspace, &tree, overlay);
+        let told = inspect(&["--json"], &disk);
+        let systems = told["systems"].as_array().expect("a list");
+        assert_eq!(systems.len(), 1, "{systems:#?}");
+        let system = &systems[0];
+        assert_eq!((&system["distro"], &system["hostname"]), (&"opensuse".into(), &"core".into()), "{system:#}");
+        assert_eq!((&system["root"], &system["missing"]), (&"/dev/sda2".into(), &Value::Array(Vec::new())));
+        let mut expected =
+            vec!["/ /dev/sda2", "/var /dev/sda2 @/var", "/home /dev/sda2 @/home", "/root /dev/sda2 @/root"];
+        expected.push("/.snapshots /dev/sda2 @/.snapshots");
+        if overlay {
+            expected.push("/etc /dev/sda2 @/var");
+        }
+        expected.extend(["/boot/efi /dev/sda1", "/usr/local /dev/sda2 @/usr/local"]);
+        assert_eq!(mounts(system), expected);
+        if overlay {
+            assert_eq!(system["mounts"][5]["lower"], serde_json::json!(["/var/lib/overlay/1/etc", "/etc"]));
+        }
+        is_one_tree(&workspace, &disk, &tree, &[]);
+        let (code, _, said) = guestctl(&["cat", disk.to_str().expect("plain"), "/etc/gone"]);
+        assert_ne!(code, 0, "{said}");
+    }
 }
 
 #[test]

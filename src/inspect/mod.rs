@@ -40,6 +40,7 @@ mod fixture;
 pub use assemble::{Assembly, DeviceId, Placed, RootCandidate, assemble, drives};
 pub use containers::Container;
 pub use fstab::{MountEntry, MountSpec};
+pub use layers::Layers;
 pub use subtree::Subtree;
 pub use types::*;
 

@@ -145,7 +145,14 @@ fn full() -> Report {
         source: text(),
         install_path: text(),
     };
-    let place = Place { device: text(), mountpoint: text(), subvolume: some(), subvolume_id: Some(1), folder: some() };
+    let place = Place {
+        device: text(),
+        mountpoint: text(),
+        subvolume: some(),
+        subvolume_id: Some(1),
+        folder: some(),
+        lower: texts(),
+    };
     Report {
         image: text(),
         devices: vec![DeviceInfo { name: text(), image: text(), format: text(), size: 1 }],
@@ -220,6 +227,7 @@ fn xml_has_the_elements_of_virt_inspector_in_its_order() {
     let extra = [extra];
     assert!(!super::xml::document(&report, &extra).contains("<mountpoint "));
     report.systems[0].mounts[0].folder = None;
+    report.systems[0].mounts[0].lower.clear();
     let document = super::xml::document(&report, &extra);
     assert!(document.contains("<mountpoint dev=\"btrfsvol:x/x\">"), "{document}");
     let names = document.lines().filter_map(|line| line.trim().strip_prefix('<'));

@@ -110,8 +110,10 @@ fn operating_system(out: &mut Document, each: &Described, filesystems: &[Filesys
     out.element("osinfo", system.osinfo.as_deref());
     let named = || each.mounts.iter().zip(&extra.mountables);
     out.within("mountpoints", None, |out| {
-        // A folder that is shown at a second place is no mount point there; the root may be a deployment's folder.
-        let is_own = |(place, _): &(&Place, &String)| place.folder.is_none() || place.mountpoint == "/";
+        // A folder that is shown at a second place, or over others, is no mount point there; the root may be a deployment's folder.
+        let is_own = |(place, _): &(&Place, &String)| {
+            place.folder.is_none() && place.lower.is_empty() || place.mountpoint == "/"
+        };
         let mut mounts: Vec<_> = named().filter(is_own).collect();
         mounts.sort_by_key(|(place, _)| place.mountpoint.len());
         for (place, name) in mounts {

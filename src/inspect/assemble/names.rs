@@ -79,6 +79,10 @@ impl<'a> Names<'a> {
         if let Some(part) = part_of(path) {
             return self.by_part(path, &part);
         }
+        // As systemd and the kernel call what they took for the root.
+        if path == "/dev/gpt-auto-root" || path == "/dev/root" {
+            return self.by_name(&self.root.device);
+        }
         if let Some(array) = self.by_array(path) {
             return Some(array);
         }

@@ -140,6 +140,40 @@ fn subvolumes_and_binds_are_placed_and_circles_do_no_harm() {
 }
 
 #[test]
+fn overlays_are_placed_with_the_folders_that_they_are_made_of() {
+    let mut devices = ["/dev/sda2", "/dev/sda3"].map(device);
+    devices[1].uuid = Some("var".into());
+    let lines = "/dev/gpt-auto-root / btrfs ro\nUUID=var /var btrfs subvol=/@/var,x-initrd.mount\n\
+        overlay /etc overlay lowerdir=/sysroot/var/lib/overlay/1/etc:/sysroot/etc,upperdir=/sysroot/var/lib/overlay/2/etc,\
+        workdir=/sysroot/var/lib/overlay/work-etc,x-initrd.mount\n/dev/gpt-auto-root /root btrfs subvol=/@/root\n\
+        /etc /etc none bind,x-initrd.mount\n/etc/ssh /keys none bind\noverlay /none overlay defaults\n\
+        overlay /rel overlay lowerdir=a:b\noverlay /two overlay lowerdir=/sysroot/a:/b\n";
+    let assembly = assemble(&root("/dev/sda2", lines), &devices);
+    let etc = "/dev/sda3 /etc subvol=@/var folder=/lib/overlay/2/etc";
+    assert_eq!(
+        shown(&assembly),
+        [
+            "/dev/sda2 /",
+            "/dev/sda3 /var subvol=@/var",
+            "/dev/sda2 /root subvol=@/root",
+            etc,
+            "/dev/sda2 /two folder=/sysroot/a"
+        ]
+    );
+    let lower: Vec<String> = shown(&Assembly { mounts: assembly.mounts[3].lower.clone(), ..Assembly::default() });
+    let below = "/dev/sda3 /var/lib/overlay/1/etc subvol=@/var folder=/lib/overlay/1/etc";
+    assert_eq!(lower, [below, "/dev/sda2 /etc folder=/etc"]);
+    assert_eq!(
+        assembly.missing,
+        [
+            "/etc/ssh on /keys: lies in an overlay",
+            "overlay on /none: an overlay of folders that cannot be told",
+            "overlay on /rel: an overlay of folders that cannot be told",
+        ]
+    );
+}
+
+#[test]
 fn partitions_are_discovered_by_their_types_when_there_is_no_fstab() {
     let mut devices = ["/dev/sda1", "/dev/sda2", "/dev/sda3", "/dev/sdb1", "/dev/sda4"].map(device);
     devices[0].part_type_guid = Some(EFI_SYSTEM.into());
