@@ -217,6 +217,41 @@ fn a_transactional_system_is_one_tree_with_the_etc_of_its_snapshot() {
 }
 
 #[test]
+fn containers_in_layers_that_the_kernel_made_are_told_as_they_run() {
+    let Some(workspace) = ready("ext4") else { return };
+    if !fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("overlay") || !has_tool("getfattr") {
+        return skip("the kernel has no overlayfs, or there is no getfattr");
+    }
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let root = ext4(&workspace, "root", &tree);
+    // With privileges Docker's way to say that a folder hides those below it, without them Podman's.
+    let store = "base=$PWD/$store/base/diff; own=$PWD/$store/own/diff; mkdir -p $store/l $base/etc $base/usr/lib $base/bin $own $store/own/work merged
+         ln -s ../base/diff $store/l/BASE; echo l/BASE >$store/own/lower; echo base >$base/etc/hostname
+         printf 'ID=debian\\nVERSION_ID=12\\n' >$base/usr/lib/os-release; touch $base/bin/sh $base/etc/passwd
+         mount -t overlay -o lowerdir=$base,upperdir=$own,workdir=$store/own/work$option overlay merged
+         rm merged/etc/hostname; rm -r merged/usr/lib; mkdir merged/usr/lib; echo 3.20.1 >merged/etc/alpine-release
+         umount merged; getfattr -R -d -m . --only-values $own/usr | grep -q y; test -c $own/etc/hostname";
+    let script = format!(
+        "store=var/lib/docker/overlay2; option=; {store}
+         mkdir -p var/lib/docker/containers/c var/lib/docker/image/overlay2/layerdb/mounts/c
+         printf own >var/lib/docker/image/overlay2/layerdb/mounts/c/mount-id
+         store=home/ann/.local/share/containers/storage/overlay; option=,userxattr; {store}
+         mkdir $store-containers; echo '[{{\"layer\":\"own\"}}]' >$store-containers/containers.json"
+    );
+    within(&workspace, &root, &script);
+    let told = inspect(&["--json"], &root);
+    let containers = told["systems"][0]["containers"].as_array().expect("a list");
+    let paths: Vec<&Value> = containers.iter().map(|one| &one["path"]).collect();
+    let podman = "/home/ann/.local/share/containers/storage/overlay/own/diff";
+    assert_eq!(paths, ["/var/lib/docker/overlay2/own/diff", podman], "{told:#}");
+    for container in containers {
+        let system = &container["system"];
+        assert_eq!((&system["distro"], &system["hostname"]), (&"alpinelinux".into(), &Value::Null), "{container:#}");
+    }
+}
+
+#[test]
 fn a_flatcar_is_told_with_the_usr_that_boots() {
     let Some(workspace) = ready("ext4") else { return };
     let tree = workspace.folder("tree");
