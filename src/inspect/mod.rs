@@ -10,6 +10,7 @@
 mod assemble;
 mod boot;
 mod bsd;
+mod composefs;
 mod containers;
 mod dos;
 mod elf;
@@ -70,6 +71,7 @@ pub fn look(tree: &Tree) -> Result<Option<System>> {
         }
         inner.into_warnings().into_iter().for_each(|warning| guest.warn(warning));
     }
+    system = system.or_else(|| composefs::look(tree, &guest));
     for other in [windows::look, linux::media, windows::media, dos::look] {
         system = system.or_else(|| other(&guest));
     }
