@@ -195,6 +195,7 @@ fn unix(guest: &Guest<'_>) -> Details {
         cloud_init: settings::cloud_init(guest),
         virtio: kernels::virtio(guest),
         last_boot,
+        last_boot_guessed: false,
         last_shutdown,
         last_log,
         icon: linux::icon(guest),

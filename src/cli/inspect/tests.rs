@@ -106,6 +106,7 @@ fn details() -> Details {
         cloud_init: Some(cloud_init),
         virtio: texts(),
         last_boot: Some(1),
+        last_boot_guessed: false,
         last_shutdown: Some(1),
         last_log: Some(1),
         icon: some(),

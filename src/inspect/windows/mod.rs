@@ -177,6 +177,7 @@ pub(super) fn details(guest: &Guest<'_>, system: &System) -> Details {
     }
     details.boot_loader = boot_loader(guest);
     details.last_boot = last_boot(guest, &windows.system_root);
+    details.last_boot_guessed = details.last_boot.is_some();
     details
 }
 

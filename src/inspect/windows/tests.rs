@@ -138,6 +138,7 @@ fn applications_services_users_and_network_are_listed() {
     assert_eq!(details.network[0].dns, ["192.0.2.2", "192.0.2.3"]);
     assert_eq!(details.virtio, ["viostor"]);
     assert_eq!((details.last_boot, details.last_shutdown), (Some(1_700_000_500), Some(1_700_001_000)));
+    assert!(details.last_boot_guessed, "the logs are not read");
     assert_eq!(details.boot_loader.and_then(|loader| loader.default_entry).as_deref(), Some("Windows 11"));
     assert_eq!(guest.into_warnings(), [""; 0]);
 }
