@@ -252,6 +252,64 @@ fn containers_in_layers_that_the_kernel_made_are_told_as_they_run() {
 }
 
 #[test]
+fn a_system_in_an_image_of_composefs_is_one_tree_as_overlayfs_makes_it() {
+    let Some(workspace) = ready("erofs") else { return };
+    if !fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("overlay") || !has_tool("getfattr") {
+        return skip("the kernel has no overlayfs, or there is no getfattr");
+    }
+    let content = workspace.folder("content");
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/inspect/composefs.tar.zst");
+    shell(&format!("zstd -qdc {} | tar --xattrs --xattrs-include='*' -xC {}", archive.display(), content.display()));
+    let root = ext4(&workspace, "root", &content);
+    // The kernel puts it together of the deployment that the newest entry starts.
+    let (kernel, tree, image) = (workspace.folder("kernel"), workspace.folder("tree"), workspace.folder("image"));
+    shell(&format!(
+        "mount -o loop {0} {1}; trap 'umount -R {3} 2>/dev/null; umount {2} {1}' EXIT
+         id=$(sed -n 's/.*composefs=?//p' {1}/boot/loader/entries/bootc-2.conf)
+         mount -t erofs -o loop,ro {1}/composefs/images/$id {2}
+         mount -t overlay overlay -o ro,metacopy=on,redirect_dir=on,lowerdir={2}::{1}/composefs/objects {3}
+         mount --bind {1}/state/deploy/$id/etc {3}/etc; mount --bind {1}/state/os/default/var {3}/var
+         mount --bind {1} {3}/sysroot; rsync -aHAX {3}/ {4}/",
+        root.display(),
+        kernel.display(),
+        image.display(),
+        workspace.folder("composed").display(),
+        tree.display()
+    ));
+    let disk = disk(&workspace, &[root]);
+    let told = inspect(&["--json"], &disk);
+    let systems = told["systems"].as_array().expect("a list");
+    assert_eq!(systems.len(), 1, "{systems:#?}");
+    let system = &systems[0];
+    let facts = (&system["distro"], &system["version"]["major"], &system["hostname"], &system["arch"]);
+    assert_eq!(facts, (&"fedora".into(), &42.into(), &"host-42".into(), &"x86_64".into()), "{system:#}");
+    assert_eq!((&system["users"][1]["name"], &system["kernels"][0]["version"]), (&"core".into(), &"6.42".into()));
+    assert_eq!(system["warnings"], Value::Array(Vec::new()));
+    assert!(system["mounts"][0]["image"].as_str().expect("an image").starts_with("/composefs/images/"), "{system:#}");
+    assert_eq!(
+        mounts(system),
+        ["/ /dev/sda2", "/etc /dev/sda2", "/sysroot /dev/sda2", "/var /dev/sda2", "/boot /dev/sda1"]
+    );
+    let mounted = workspace.mount("mnt", disk.as_os_str(), &[]);
+    let (tree, shown) = (tree.display(), mounted.folder.display());
+    let differences = shell(&format!(
+        "rsync -aHAXnci --delete --exclude=/boot {tree}/ {shown}/; diff <(cd {tree}; getfattr -R -d -m . usr var etc | sort) <(cd {shown}; getfattr -R -d -m . usr var etc | sort)"
+    ));
+    assert_eq!(differences, "");
+    mounted.umount();
+    // Without the objects that hold contents it is said which file lacks them, and the rest is shown.
+    shell(&format!(
+        "cd {}/composefs/objects; find . -size -20000c -size +5000c ! -size 16384c -delete",
+        content.display()
+    ));
+    let damaged = ext4(&workspace, "damaged", &content);
+    let cat = |name: &str| guestctl(&["cat", damaged.to_str().expect("plain"), name]);
+    let (code, _, said) = cat("/usr/lib/large");
+    assert!(code != 0 && said.contains("its object is missing"), "{said}");
+    assert_eq!(cat("/usr/lib/small").1, b"small\n");
+}
+
+#[test]
 fn a_flatcar_is_told_with_the_usr_that_boots() {
     let Some(workspace) = ready("ext4") else { return };
     let tree = workspace.folder("tree");

@@ -39,6 +39,7 @@ mod windows;
 mod fixture;
 
 pub use assemble::{Assembly, DeviceId, Placed, RootCandidate, assemble, drives};
+pub use composefs::Composefs;
 pub use containers::Container;
 pub use fstab::{MountEntry, MountSpec};
 pub use layers::Layers;
@@ -61,7 +62,7 @@ pub fn look(tree: &Tree) -> Result<Option<System>> {
     let guest = Guest::new(tree);
     let mut system = bsd::look(&guest).or_else(|| linux::look(&guest));
     if system.is_none()
-        && let Some(deployment) = ostree::deployment(&guest)
+        && let Some(deployment) = deployed(&guest)
         && let Some(inner) = ostree::tree_of(tree, &deployment, &guest)
     {
         let inner = Guest::new(&inner);
@@ -99,7 +100,11 @@ fn within<T>(tree: &Tree, deployment: Option<&Deployment>, act: impl FnOnce(&Gue
 /// Finds the deployment that is the system of a tree, where the tree's root is none itself.
 fn deployment_of(tree: &Tree) -> Option<Deployment> {
     let guest = Guest::new(tree);
-    if linux::is_unix_root(&guest) { None } else { ostree::deployment(&guest) }
+    if linux::is_unix_root(&guest) { None } else { deployed(&guest) }
+}
+
+fn deployed(guest: &Guest<'_>) -> Option<Deployment> {
+    ostree::deployment(guest).or_else(|| composefs::deployment(guest))
 }
 
 /// Returns what the system of a tree mounts at boot: fstab, then systemd's mount units.

@@ -156,15 +156,18 @@ impl System {
     }
 }
 
-/// An ostree deployment: a whole system in a folder of the filesystem.
+/// A deployment of ostree, a whole system in a folder of the filesystem, or one of composefs, whose tree is an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Deployment {
-    /// The folder of the deployment: `/ostree/deploy/fedora-coreos/deploy/<checksum>.0`.
+    /// The folder of the deployment: `/ostree/deploy/fedora-coreos/deploy/<checksum>.0`, `/state/deploy/<id>`.
     #[serde(serialize_with = "lossy")]
     pub path: Vec<u8>,
     /// The folder that is `/var` in it: `/ostree/deploy/fedora-coreos/var`.
     #[serde(serialize_with = "lossy")]
     pub var: Vec<u8>,
+    /// The image that is the tree, of composefs; its `/etc` lies in the deployment's folder.
+    #[serde(serialize_with = "lossy_option")]
+    pub image: Option<Vec<u8>>,
 }
 
 /// What only Windows has.
@@ -507,6 +510,10 @@ pub struct Details {
 /// Writes bytes as text; what is no UTF-8 becomes U+FFFD.
 pub(super) fn lossy<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&String::from_utf8_lossy(bytes))
+}
+
+fn lossy_option<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+    bytes.as_deref().map(String::from_utf8_lossy).serialize(serializer)
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ pub(super) struct Place {
     pub subvolume_id: Option<u64>,
     /// The folder of the filesystem that is shown, where it is not the whole.
     pub folder: Option<String>,
+    /// The image of composefs whose tree is shown.
+    pub image: Option<String>,
     /// The folders of the guest that lie below it where it is an overlay, the upper first.
     pub lower: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl Place {
             subvolume: placed.subvolume.as_deref().map(text),
             subvolume_id: placed.subvolume_id,
             folder: placed.folder.as_deref().map(text),
+            image: placed.image.as_deref().map(text),
             lower: placed.lower.iter().map(|layer| text(&layer.mountpoint)).collect(),
         }
     }

@@ -40,7 +40,7 @@ fn system(kind: Kind) -> System {
         osinfo: some(),
         merged_usr: Some(true),
         installer: false,
-        deployment: Some(Deployment { path: b"/a".to_vec(), var: b"/b".to_vec() }),
+        deployment: Some(Deployment { path: b"/a".to_vec(), var: b"/b".to_vec(), image: Some(b"/c".to_vec()) }),
         windows: Some(WindowsSystem {
             system_root: text(),
             current_control_set: some(),
@@ -152,6 +152,7 @@ fn full() -> Report {
         subvolume: some(),
         subvolume_id: Some(1),
         folder: some(),
+        image: some(),
         lower: texts(),
     };
     Report {

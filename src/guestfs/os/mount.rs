@@ -5,7 +5,7 @@ use super::Root;
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::Filesystem;
 use crate::fs::btrfs::Subvolume;
-use crate::inspect::{Layers, Placed, Subtree};
+use crate::inspect::{Composefs, Layers, Placed, Subtree};
 use crate::tree::{Mount, Tree};
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Guestfs {
         let held = launched.held(&placed.device)?;
         let kind = held.identity.as_ref().map_or("", |identity| identity.kind);
         let writable = writable && launched.is_writable(held) && crate::fs::has_writer(kind);
-        if folder_of(placed).is_none() && placed.lower.is_empty() {
+        if folder_of(placed).is_none() && placed.lower.is_empty() && placed.image.is_none() {
             let mountpoint = std::ffi::OsStr::from_bytes(&mountpoint);
             return self.mount_subvolume(&placed.device, mountpoint, subvolume.as_ref(), writable);
         }
@@ -78,6 +78,9 @@ impl Guestfs {
             let held = launched.held(&placed.device)?;
             let subvolume = subvolume_of(placed);
             let filesystem = launched.filesystem(held, subvolume.as_ref(), &self.fs_options(), writable)?;
+            if let Some(image) = &placed.image {
+                return Ok(Arc::new(Composefs::open(filesystem, image)?) as Arc<dyn Filesystem>);
+            }
             match folder_of(placed) {
                 Some(folder) => Ok(Arc::new(Subtree::open(filesystem, folder)?) as Arc<dyn Filesystem>),
                 None => Ok(filesystem),

@@ -21,7 +21,11 @@ pub(super) fn bind(entry: &MountEntry, assembly: &mut Assembly) {
     }
     match folder_at(&plain(source), assembly) {
         Some(found) => assembly.mounts.push(Placed { mountpoint: target, ..found }),
-        None => assembly.missing.push(format!("{} on {}: lies in an overlay", entry.spec, target.escape_ascii())),
+        None => assembly.missing.push(format!(
+            "{} on {}: lies in an overlay or an image",
+            entry.spec,
+            target.escape_ascii()
+        )),
     }
 }
 
@@ -47,7 +51,7 @@ pub(super) fn overlay(entry: &MountEntry, assembly: &mut Assembly) {
     }
 }
 
-/// Returns where a folder of the guest lies; none where that is an overlay, or too long to tell.
+/// Returns where a folder of the guest lies; none where that is an overlay or an image, or too long to tell.
 fn folder_at(path: &[u8], assembly: &Assembly) -> Option<Placed> {
     let under = |placed: &&Placed| {
         let point = placed.mountpoint.as_slice();
@@ -57,7 +61,7 @@ fn folder_at(path: &[u8], assembly: &Assembly) -> Option<Placed> {
     let rest = if below.mountpoint == b"/" { path } else { &path[below.mountpoint.len()..] };
     let mut folder = below.folder.clone().unwrap_or_default();
     folder.extend_from_slice(rest);
-    if folder.len() > MAX_PATH || !below.lower.is_empty() {
+    if folder.len() > MAX_PATH || !below.lower.is_empty() || below.image.is_some() {
         return None;
     }
     let folder = Some(plain(&folder)).filter(|folder| folder != b"/");

@@ -113,6 +113,8 @@ pub struct Placed {
     pub subvolume_id: Option<u64>,
     /// The folder of the filesystem that is shown, for bind mounts and deployments; none for its root.
     pub folder: Option<Vec<u8>>,
+    /// The image of composefs on the device whose tree is shown, where it is one.
+    pub image: Option<Vec<u8>>,
     /// The folders that lie below this one where it is an overlay, the upper first, each in the place where the guest has it.
     pub lower: Vec<Placed>,
 }
@@ -296,7 +298,12 @@ fn place_root(root: &RootCandidate, assembly: &mut Assembly) {
         ..Placed::default()
     };
     if let Some(deployment) = &root.deployment {
-        assembly.mounts.push(place(b"/", Some(&deployment.path)));
+        if let Some(image) = &deployment.image {
+            assembly.mounts.push(Placed { image: Some(image.clone()), ..place(b"/", None) });
+            assembly.mounts.push(place(b"/etc", Some(&[&deployment.path[..], b"/etc"].concat())));
+        } else {
+            assembly.mounts.push(place(b"/", Some(&deployment.path)));
+        }
         assembly.mounts.push(place(b"/sysroot", None));
         assembly.mounts.push(place(b"/var", Some(&deployment.var)));
     } else {

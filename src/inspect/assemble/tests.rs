@@ -166,7 +166,7 @@ fn overlays_are_placed_with_the_folders_that_they_are_made_of() {
     assert_eq!(
         assembly.missing,
         [
-            "/etc/ssh on /keys: lies in an overlay",
+            "/etc/ssh on /keys: lies in an overlay or an image",
             "overlay on /none: an overlay of folders that cannot be told",
             "overlay on /rel: an overlay of folders that cannot be told",
         ]
@@ -270,8 +270,11 @@ fn a_deployment_is_put_together_of_its_folders() {
     let mut devices = ["/dev/sda3", "/dev/sda4"].map(device);
     devices[0].label = Some(b"boot".to_vec());
     let mut root = root("/dev/sda4", "");
-    root.deployment =
-        Some(Deployment { path: b"/ostree/deploy/os/deploy/c.0".to_vec(), var: b"/ostree/deploy/os/var".to_vec() });
+    root.deployment = Some(Deployment {
+        path: b"/ostree/deploy/os/deploy/c.0".to_vec(),
+        var: b"/ostree/deploy/os/var".to_vec(),
+        image: None,
+    });
     assert_eq!(
         shown(&assemble(&root, &devices)),
         [
