@@ -493,8 +493,8 @@ pub struct Details {
     pub virtio: Vec<String>,
     /// When it last booted, in seconds since 1970, by its logs.
     pub last_boot: Option<i64>,
-    /// Whether [`last_boot`](Self::last_boot) is a guess: of Windows, by the time of a file that it writes when it boots, since
-    /// its logs are not read.
+    /// Whether [`last_boot`](Self::last_boot) is a guess: of a Windows whose event log does not tell, by the time of a file that
+    /// it writes when it boots.
     pub last_boot_guessed: bool,
     /// When it was last shut down in an orderly way, in seconds since 1970, by its logs.
     pub last_shutdown: Option<i64>,
