@@ -307,6 +307,20 @@ fn a_system_in_an_image_of_composefs_is_one_tree_as_overlayfs_makes_it() {
     let (code, _, said) = cat("/usr/lib/large");
     assert!(code != 0 && said.contains("its object is missing"), "{said}");
     assert_eq!(cat("/usr/lib/small").1, b"small\n");
+    // An image that names what is no object of its own reaches nothing.
+    shell(&format!(
+        "cd {0}; image=$(readlink -f composefs/images/$(sed -n 's/.*composefs=?//p' boot/loader/entries/bootc-2.conf)); mkdir -p {1}/usr/lib {1}/bin {1}/etc {1}/var
+         echo ID=fedora >{1}/usr/lib/os-release; touch {1}/bin/sh; for i in up:/../../boot/loader/entries/bootc-1.conf folder:/ way:/link; do
+           truncate -s 20 {1}/usr/lib/${{i%%:*}}; setfattr -n trusted.overlay.redirect -v ${{i#*:}} {1}/usr/lib/${{i%%:*}}; done
+         ln -s ../../boot/loader/entries/bootc-1.conf composefs/objects/link; rm $image; mkfs.erofs --quiet $image {1}",
+        content.display(),
+        workspace.folder("hostile").display()
+    ));
+    let hostile = ext4(&workspace, "hostile.img", &content);
+    for name in ["up", "folder", "way"] {
+        let (code, printed, said) = guestctl(&["cat", hostile.to_str().expect("plain"), &format!("/usr/lib/{name}")]);
+        assert!(code != 0 && printed.is_empty() && said.contains("its object is missing"), "{name}: {said}");
+    }
 }
 
 #[test]
