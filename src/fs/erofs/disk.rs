@@ -1,11 +1,14 @@
 //! Where the bytes of inodes and files lie.
 
+use super::compressed::Clusters;
 use super::inode::{COMPACT, EXTENDED, Inode, Layout, SLOT};
 use super::superblock::Superblock;
 use crate::block::RunCache;
 use crate::bytes::{le16, le32};
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::fs::Ino;
+use std::sync::Arc;
 
 /// The most chunks that are looked at for one mapping.
 const MAX_CHUNKS: u64 = 512;
@@ -19,6 +22,8 @@ pub struct Disk {
     pub superblock: Superblock,
     /// The device, and what of its metadata is kept in mind.
     pub runs: RunCache,
+    /// Extents of compressed files, by the inode and where they begin in it.
+    pub extents: Cache<(Ino, u64), Arc<[u8]>>,
 }
 
 /// What a stretch of a file is.
@@ -69,10 +74,39 @@ impl Disk {
         end.map(drop).ok_or_else(|| outside(ino))
     }
 
+    /// Reads what belongs to an inode and is not kept in mind.
+    ///
+    /// # Errors
+    /// As [`metadata`](Self::metadata).
+    pub fn raw(&self, ino: Ino, buf: &mut [u8], at: u64) -> Result<()> {
+        self.check(ino, at, buf.len() as u64)?;
+        self.runs.device().read_at(buf, at)
+    }
+
+    fn read_compressed(&self, inode: &Inode, offset: u64, buf: &mut [u8], compact: bool) -> Result<()> {
+        let clusters = Clusters::new(self, inode, compact)?;
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done as u64;
+            let extent = clusters.extent(at)?;
+            let bytes = self.extents.get_or_insert((inode.attr.ino, extent.start), || {
+                let bytes: Arc<[u8]> = clusters.read(&extent)?.into();
+                let len = bytes.len();
+                Ok::<_, Error>((bytes, len))
+            })?;
+            let rest = &bytes[(at - extent.start) as usize..];
+            let count = rest.len().min(buf.len() - done);
+            buf[done..done + count].copy_from_slice(&rest[..count]);
+            done += count;
+        }
+        Ok(())
+    }
+
     /// Finds the stretch of a file that an offset lies in; there is nothing at and past its end.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], [`Error::Unsupported`] for files that are compressed or lie on another device, and those of reading.
+    /// [`Error::Corrupt`], [`Error::Unsupported`] for files that lie on another device, `EOPNOTSUPP` for those that are
+    /// compressed, and those of reading.
     pub fn map(&self, inode: &Inode, offset: u64) -> Result<Mapping> {
         let (size, ino) = (inode.attr.size, inode.attr.ino);
         let log = self.superblock.block_log;
@@ -97,7 +131,8 @@ impl Disk {
                 Ok(Mapping { at: Some(tail + (offset - whole)), end: size })
             }
             Layout::Chunks { log, indexes } => self.map_chunks(inode, offset, log, indexes),
-            Layout::Compressed => Err(Error::unsupported(format!("compressed files of EROFS (inode {ino})"))),
+            // It lies nowhere as it is.
+            Layout::Compressed { .. } => Err(Error::Errno(libc::EOPNOTSUPP)),
         }
     }
 
@@ -150,6 +185,9 @@ impl Disk {
     /// # Errors
     /// As [`map`](Self::map).
     pub fn read(&self, inode: &Inode, offset: u64, buf: &mut [u8], keep: bool) -> Result<()> {
+        if let Layout::Compressed { compact } = inode.layout {
+            return self.read_compressed(inode, offset, buf, compact);
+        }
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;
@@ -159,10 +197,7 @@ impl Disk {
             match mapping.at {
                 None => part.fill(0),
                 Some(from) if keep => self.metadata(inode.attr.ino, part, from)?,
-                Some(from) => {
-                    self.check(inode.attr.ino, from, count as u64)?;
-                    self.runs.device().read_at(part, from)?;
-                }
+                Some(from) => self.raw(inode.attr.ino, part, from)?,
             }
             done += count;
         }

@@ -23,8 +23,8 @@ pub enum Layout {
     Inline { block: u32 },
     /// In chunks of 2^`log` bytes; `indexes` says which form their list has.
     Chunks { log: u32, indexes: bool },
-    /// Compressed.
-    Compressed,
+    /// Compressed, with a list of clusters of the compact form or the full one.
+    Compressed { compact: bool },
 }
 
 /// An inode.
@@ -77,7 +77,7 @@ impl Inode {
         }
         let layout = match format >> 1 & 7 {
             0 => Layout::Plain { block: place },
-            1 | 3 => Layout::Compressed,
+            kind @ (1 | 3) => Layout::Compressed { compact: kind == 3 },
             2 => Layout::Inline { block: place },
             4 if place & !0x3f == 0 => {
                 Layout::Chunks { log: superblock.block_log + (place & 0x1f), indexes: place & 0x20 != 0 }
@@ -88,7 +88,7 @@ impl Inode {
         let rdev = if is_device { (place >> 8 & 0xfff, place & 0xff | place >> 12 & 0xf_ff00) } else { (0, 0) };
         let block = 1_u64 << superblock.block_log;
         let blocks = match layout {
-            Layout::Compressed => u64::from(place) << (superblock.block_log - 9),
+            Layout::Compressed { .. } => u64::from(place) << (superblock.block_log - 9),
             _ => size.next_multiple_of(block) / 512,
         };
         let attributes = usize::from(le16(bytes, 2));

@@ -1,13 +1,14 @@
 //! EROFS, the filesystem of packed images, for reading: of Android, of containers, of the metadata of composefs.
 //!
-//! Files lie in blocks, behind their inodes or in chunks; compressed ones are told of with all that `stat` shows, and their
-//! contents are refused by name. Nothing but the superblock has a checksum.
+//! Files lie in blocks, behind their inodes or in chunks, or are compressed by LZ4; those that are compressed in other ways are
+//! told of with all that `stat` shows, and their contents are refused by name. Nothing but the superblock has a checksum.
 //!
 //! An inode's number is where it lies, in units of 32 bytes, so whether one was ever given out cannot be told from it. A
 //! directory may be found in itself on a damaged filesystem; it has the same number then, so whoever walks the tree can tell.
 //!
 //! The format is specified by Linux `Documentation/filesystems/erofs.rst` and `fs/erofs/erofs_fs.h`.
 
+mod compressed;
 mod directory;
 mod disk;
 mod inode;
@@ -21,7 +22,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use directory::{Directory, MAX_NAME};
 use disk::Disk;
-use inode::Inode;
+use inode::{Inode, Layout};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use superblock::Superblock;
@@ -84,7 +85,11 @@ impl Erofs {
             block_size: 1 << superblock.block_log,
             warnings,
         };
-        let disk = Disk { superblock, runs: RunCache::new(device, RUN_SIZE, &options.cache) };
+        let disk = Disk {
+            superblock,
+            runs: RunCache::new(device, RUN_SIZE, &options.cache),
+            extents: Cache::new(&options.cache),
+        };
         let mut fs = Self { disk, prefixes: Vec::new(), inodes: Cache::new(&options.cache), info };
         if !fs.inode(fs.root())?.attr.is_dir() {
             return Err(Error::corrupt("superblock", "its root is no directory"));
@@ -146,6 +151,9 @@ impl Erofs {
             if left == 0 {
                 // A hole may be called data; so much work may not be asked for.
                 left = 1;
+                return Ok(seek::Stretch { end: inode.attr.size, data: true });
+            }
+            if matches!(inode.layout, Layout::Compressed { .. }) {
                 return Ok(seek::Stretch { end: inode.attr.size, data: true });
             }
             let mapping = self.disk.map(&inode, at)?;

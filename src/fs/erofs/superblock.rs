@@ -54,6 +54,7 @@ pub struct Superblock {
     pub prefixes_start: u64,
     /// The inode that holds those, where that is not 0.
     pub prefixes_inode: u64,
+    features: u32,
     has_checksum: bool,
     checksum: u32,
 }
@@ -103,9 +104,20 @@ impl Superblock {
             prefixes: bytes[91],
             prefixes_start: u64::from(le32(bytes, 92)) << 2,
             prefixes_inode: if compatible & PLAIN_PREFIXES == 0 { le64(bytes, 96) } else { 0 },
+            features,
             has_checksum: compatible & CHECKSUM != 0,
             checksum: le32(bytes, 4),
         })
+    }
+
+    /// Says whether compressed extents have zeroes in front, and end with their last block.
+    pub fn pads_in_front(&self) -> bool {
+        self.features & 0x1 != 0
+    }
+
+    /// Says whether lists of clusters of the full form have headers.
+    pub fn has_configurations(&self) -> bool {
+        self.features & 0x32 != 0
     }
 
     /// Returns how many bytes from [`OFFSET`] on the checksum covers; none where there is no checksum.
