@@ -156,7 +156,7 @@ impl<'a> Clusters<'a> {
     fn compact(&self, number: u64) -> Result<Cluster> {
         let count = self.count();
         // Entries of 4 bytes up to an aligned place, then packs of those of 2, then the rest.
-        let first = (32 - self.base % 32) / 4 & 7;
+        let first = ((32 - self.base % 32) / 4) & 7;
         let small = if self.advise & advise::PACKS_OF_2 != 0 { count.saturating_sub(first) / 16 * 16 } else { 0 };
         let (at, width) = if number < first {
             (self.base + number * 4, 4)
