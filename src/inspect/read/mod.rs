@@ -4,14 +4,17 @@
 //! a pipe, a device or a socket), and what could not be read becomes a warning, so that the rest is still told.
 //! Symbolic links are resolved by the tree, inside the guest.
 
+mod chunks;
+mod text;
+
+pub(super) use chunks::Chunks;
+pub(super) use text::{Ini, Variables, clean, plain_lines, shorten, tidy, unquote};
+
 use crate::error::{Error, Result};
 use crate::fs::{Attr, FileType};
 use crate::tree::{Found, Node, Tree};
-use lru::LruCache;
 use std::cell::{Cell, RefCell};
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::rc::Rc;
 
 /// The most that is read of a configuration file, in bytes.
 pub(super) const SMALL: u64 = 1 << 20;
@@ -226,197 +229,6 @@ pub(super) fn join(folder: impl AsRef<[u8]>, name: impl AsRef<[u8]>) -> Vec<u8> 
     [folder.as_ref(), b"/", name.as_ref()].concat()
 }
 
-/// Returns bytes as text of lines; what is no UTF-8 and control characters become U+FFFD, carriage returns go.
-pub(super) fn clean(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    if !text.chars().any(|letter| letter.is_control() && letter != '\n' && letter != '\t') {
-        return text.into_owned();
-    }
-    let letters = text.chars().filter(|&letter| letter != '\r');
-    letters
-        .map(|letter| if letter.is_control() && letter != '\n' && letter != '\t' { '\u{fffd}' } else { letter })
-        .collect()
-}
-
-/// Returns bytes as one piece of text, without white space around it and not too long.
-pub(super) fn tidy(bytes: &[u8]) -> String {
-    let bytes = bytes.trim_ascii();
-    let bytes = &bytes[..bytes.len().min(MAX_FIELD + 4)];
-    if bytes.len() <= MAX_FIELD
-        && let Ok(text) = std::str::from_utf8(bytes)
-        && !text.chars().any(char::is_control)
-    {
-        return text.to_owned();
-    }
-    let text = clean(bytes).replace('\n', "\u{fffd}");
-    shorten(&text).to_owned()
-}
-
-/// The longest single value that is kept, in bytes.
-const MAX_FIELD: usize = 4096;
-
-/// Cuts a value off where it is too long.
-pub(super) fn shorten(text: &str) -> &str {
-    if text.len() <= MAX_FIELD {
-        return text;
-    }
-    let end = (0..=MAX_FIELD).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    &text[..end]
-}
-
-/// Returns the lines that are neither empty nor comments of `#`, without white space around them.
-pub(super) fn plain_lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
-}
-
-/// Takes quotes off a value, and the backslashes that a shell would.
-pub(super) fn unquote(value: &str) -> String {
-    let value = shorten(value.trim());
-    let mut out = String::with_capacity(value.len());
-    let mut letters = value.chars();
-    let mut quote = None;
-    while let Some(letter) = letters.next() {
-        match (letter, quote) {
-            ('\'' | '"', None) => quote = Some(letter),
-            (letter, Some(open)) if letter == open => quote = None,
-            ('\\', None | Some('"')) => out.extend(letters.next()),
-            (' ' | '\t', None) => break,
-            (letter, _) => out.push(letter),
-        }
-    }
-    out
-}
-
-/// The variables of a file of `NAME=value` lines as shells read it.
-#[derive(Debug, Default)]
-pub(super) struct Variables(Vec<(String, String)>);
-
-impl Variables {
-    pub(super) fn parse(text: &str) -> Self {
-        let pairs = plain_lines(text).filter_map(|line| {
-            let line = line.strip_prefix("export ").unwrap_or(line);
-            let (name, value) = line.split_once('=')?;
-            Some((name.trim().to_owned(), unquote(value)))
-        });
-        Self(pairs.collect())
-    }
-
-    /// Returns the value that a name has at the end, unless it is empty.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().rev().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
-    }
-
-    pub(super) fn owned(&self, name: &str) -> Option<String> {
-        self.get(name).map(str::to_owned)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-}
-
-/// A file of `[section]` lines with `key=value` lines below each: systemd units, NetworkManager, `.treeinfo`.
-#[derive(Debug, Default)]
-pub(super) struct Ini(Vec<(String, Vec<(String, String)>)>);
-
-impl Ini {
-    pub(super) fn parse(text: &str) -> Self {
-        let mut sections: Vec<(String, Vec<(String, String)>)> = Vec::new();
-        for line in plain_lines(text).filter(|line| !line.starts_with(';')) {
-            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                sections.push((name.to_owned(), Vec::new()));
-            } else if let (Some((_, pairs)), Some((key, value))) = (sections.last_mut(), line.split_once('=')) {
-                pairs.push((key.trim().to_owned(), shorten(value.trim()).to_owned()));
-            }
-        }
-        Self(sections)
-    }
-
-    /// Returns the sections of a name, each with its pairs.
-    pub(super) fn sections<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [(String, String)]> {
-        self.0.iter().filter(move |(section, _)| section == name).map(|(_, pairs)| pairs.as_slice())
-    }
-
-    /// Returns all values of a key in the sections of a name, in order.
-    pub(super) fn all<'s>(&'s self, section: &'s str, key: &'s str) -> impl Iterator<Item = &'s str> {
-        let pairs = self.sections(section).flatten();
-        pairs.filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
-
-    /// Returns the last value of a key, unless it is empty.
-    pub(super) fn get<'s>(&'s self, section: &'s str, key: &'s str) -> Option<&'s str> {
-        self.all(section, key).last().filter(|value| !value.is_empty())
-    }
-}
-
-/// How much of a file [`Chunks`] reads at once, in bytes.
-const CHUNK: u64 = 64 << 10;
-
-/// How many chunks are kept: 8 MiB.
-const CHUNKS_KEPT: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
-
-/// A regular file that is read here and there: a database, a registry hive. Little of it is kept in memory.
-pub(super) struct Chunks<'a> {
-    tree: &'a Tree,
-    node: Node,
-    size: u64,
-    kept: RefCell<LruCache<u64, Rc<[u8]>>>,
-}
-
-impl<'a> Chunks<'a> {
-    fn new(tree: &'a Tree, node: Node, size: u64) -> Self {
-        Self { tree, node, size, kept: RefCell::new(LruCache::new(CHUNKS_KEPT)) }
-    }
-
-    /// Returns the size of the file, in bytes.
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn chunk(&self, number: u64) -> Result<Rc<[u8]>> {
-        if let Some(chunk) = self.kept.borrow_mut().get(&number) {
-            return Ok(chunk.clone());
-        }
-        let start = number * CHUNK;
-        let bytes = read_range(self.tree, self.node, start, CHUNK.min(self.size.saturating_sub(start)))?;
-        let chunk: Rc<[u8]> = bytes.into();
-        self.kept.borrow_mut().put(number, chunk.clone());
-        Ok(chunk)
-    }
-
-    /// Fills a buffer from an offset.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] where the file ends before, and those of the driver.
-    pub(super) fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> Result<()> {
-        while !buf.is_empty() {
-            let chunk = self.chunk(offset / CHUNK)?;
-            let within = (offset % CHUNK) as usize;
-            let bytes = chunk.get(within..).filter(|bytes| !bytes.is_empty());
-            let bytes = bytes.ok_or_else(|| Error::corrupt("database", format!("it ends before byte {offset}")))?;
-            let step = bytes.len().min(buf.len());
-            buf[..step].copy_from_slice(&bytes[..step]);
-            buf = &mut buf[step..];
-            offset += step as u64;
-        }
-        Ok(())
-    }
-
-    /// Returns `len` bytes from an offset; `len` is checked against the file before anything is allocated.
-    ///
-    /// # Errors
-    /// As [`read_at`](Self::read_at).
-    pub(super) fn bytes(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
-        if offset.checked_add(len as u64).is_none_or(|end| end > self.size) {
-            return Err(Error::corrupt("database", format!("{len} bytes at {offset} lie beyond its end")));
-        }
-        let mut bytes = vec![0; len];
-        self.read_at(offset, &mut bytes)?;
-        Ok(bytes)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -439,32 +251,5 @@ mod tests {
         let warnings = guest.into_warnings();
         assert_eq!(warnings.len(), 4, "{warnings:?}");
         assert_eq!(warnings[2], "/etc/pipe: not opened, it is a pipe");
-    }
-
-    #[test]
-    fn values_lose_their_quotes_as_in_a_shell() {
-        let variables = Variables::parse("# c\nA=\"b \\\"c\\\" 'd'\"\nexport B='x y' # z\nC=plain # w\nA2=\n");
-        assert_eq!(variables.get("A"), Some("b \"c\" 'd'"));
-        assert_eq!(variables.get("B"), Some("x y"));
-        assert_eq!(variables.get("C"), Some("plain"));
-        assert_eq!(variables.get("A2"), None);
-    }
-
-    #[test]
-    fn control_characters_do_not_reach_a_terminal() {
-        assert_eq!(tidy(b" a\x1b[2Jb\xff\n"), "a\u{fffd}[2Jb\u{fffd}");
-        assert_eq!(clean(b"one\r\ntwo\x07\n"), "one\ntwo\u{fffd}\n");
-        assert!(tidy(&[b'x'; 10_000]).len() <= MAX_FIELD);
-    }
-
-    #[test]
-    fn a_file_is_read_across_its_chunks() {
-        let bytes: Vec<u8> = (0..200_000u32).map(|at| (at % 251) as u8).collect();
-        let tree = Fixture::new().file("db", bytes.clone()).tree();
-        let guest = Guest::new(&tree);
-        let chunks = guest.chunks("db").expect("a file");
-        assert_eq!(chunks.bytes(65_000, 70_000).expect("inside"), bytes[65_000..135_000]);
-        chunks.bytes(199_999, 2).expect_err("past the end");
-        chunks.bytes(u64::MAX, 2).expect_err("past the end");
     }
 }
