@@ -1,11 +1,12 @@
 //! What an image is, without reading its disk.
 
 use super::open::{OpenOptions, open, open_file, parts_of_split};
-use super::qcow2::{Compression, DeviceStorage, FileStorage, Header};
+use super::qcow2::{Compression, DeviceStorage, FileStorage, Header, Reference};
 use super::references::{Guard, references};
-use super::{ImageFormat, RawDevice, SharedDevice, archive};
+use super::{ImageFormat, RawDevice, SharedDevice, archive, difference};
 use crate::error::{ErrorContext, IoContext, Result};
 use serde::Serialize;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -193,9 +194,18 @@ impl ImageInfo {
     }
 }
 
+/// Returns what an image refers to: of the names that a parent may have, that of a file that is there.
+fn parents(path: &Path, format: ImageFormat, guard: &Guard) -> Result<Vec<Reference>> {
+    let names = difference::parent_names(path, format)?;
+    let Some(first) = names.first() else { return references(path, format) };
+    let is_there = |name: &&OsString| guard.follow(path, name).is_ok();
+    let name = names.iter().find(is_there).unwrap_or(first).clone();
+    Ok(vec![Reference { name, format: None }])
+}
+
 /// Lists what an image refers to, and what that refers to in turn, as far as it may be opened.
 fn follow(path: &Path, format: ImageFormat, guard: &Guard, chain: &mut Vec<ChainLink>) {
-    let found = match references(path, format) {
+    let found = match parents(path, format, guard) {
         Ok(found) => found,
         Err(error) => {
             log::warn!("{}: {error}", path.display());

@@ -3,6 +3,7 @@
 mod archive;
 pub mod convert;
 mod describe;
+mod difference;
 mod distant;
 mod ewf;
 pub(crate) mod fresh;
@@ -18,6 +19,8 @@ mod runs;
 mod slice;
 mod split;
 mod vhd;
+mod vhdx;
+mod windows;
 
 pub use describe::{ChainLink, Container, ImageInfo, describe};
 pub use memory::MemoryDevice;
