@@ -170,7 +170,7 @@ fn apply(replayed: &mut Replayed, bytes: &[u8], entry: &Entry) -> Result<()> {
                 let end = offset.checked_add(le64(descriptor, 8)).filter(|end| end % PAGE == 0);
                 let end = end.ok_or_else(|| wrong("zeroes end nowhere"))?;
                 if end > offset {
-                    replayed.write_zeroes(offset, end);
+                    replayed.clear(offset, end);
                 }
             }
             b"desc" => {
@@ -185,7 +185,7 @@ fn apply(replayed: &mut Replayed, bytes: &[u8], entry: &Entry) -> Result<()> {
                 // The descriptor keeps the bytes in whose place the sector has a signature and numbers.
                 page[..8].copy_from_slice(&descriptor[8..16]);
                 page[PAGE as usize - 4..].copy_from_slice(&descriptor[4..8]);
-                replayed.write(offset, page);
+                replayed.put(offset, page);
             }
             _ => return Err(wrong("a descriptor is of no known kind")),
         }

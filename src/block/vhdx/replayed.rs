@@ -25,12 +25,12 @@ impl Replayed {
     }
 
     /// Writes a page. `offset` is a multiple of [`PAGE`].
-    pub fn write(&mut self, offset: u64, page: Box<[u8; PAGE as usize]>) {
+    pub fn put(&mut self, offset: u64, page: Box<[u8; PAGE as usize]>) {
         self.pages.insert(offset, page);
     }
 
     /// Writes zeroes. Both ends are multiples of [`PAGE`].
-    pub fn write_zeroes(&mut self, mut start: u64, mut end: u64) {
+    pub fn clear(&mut self, mut start: u64, mut end: u64) {
         let gone: Vec<u64> = self.pages.range(start..end).map(|(&offset, _)| offset).collect();
         for offset in gone {
             self.pages.remove(&offset);
@@ -82,12 +82,12 @@ mod tests {
     fn what_is_written_last_is_read() {
         let page = |byte: u8| Box::new([byte; PAGE as usize]);
         let mut device = Replayed::new(Arc::new(MemoryDevice::new(vec![9; 40_000])), 50_000);
-        device.write(8192, page(1));
-        device.write(4096, page(2));
-        device.write_zeroes(8192, 16384);
-        device.write_zeroes(20480, 24576);
-        device.write_zeroes(16384, 20480);
-        device.write(12288, page(3));
+        device.put(8192, page(1));
+        device.put(4096, page(2));
+        device.clear(8192, 16384);
+        device.clear(20480, 24576);
+        device.clear(16384, 20480);
+        device.put(12288, page(3));
         let mut expected = vec![9; 40_000];
         expected.resize(50_000, 0);
         expected[8192..24576].fill(0);
