@@ -5,7 +5,7 @@ mod common;
 mod images;
 
 use guestctl::Error;
-use guestctl::block::{BlockDevice, ImageFormat, OpenOptions, Via, open, open_with_overlay, qcow2};
+use guestctl::block::{BlockDevice, ImageFormat, OpenOptions, Via, describe, open, open_with_overlay, qcow2};
 use images::{Check, Random, assert_same, check, convert, make_raw, qemu_img};
 use std::fs;
 use std::path::Path;
@@ -193,6 +193,16 @@ fn a_chain_of_differencing_vhds_is_read_through_to_its_base() {
             assert!(buf == top[at..at + len], "{len} bytes at {at}");
         }
         drop(device);
+        // QEMU would leave out the parents of what lies below one of its images.
+        let descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
+                          createType=\"monolithicSparse\"\nRW 14336 SPARSE \"top.vhd\"\n";
+        fs::write(folder.path().join("sparse.vmdk"), descriptor).expect("writes");
+        let error = open("sparse.vmdk").expect_err("refused");
+        assert!(matches!(error.root(), Error::Unsupported(_)), "{error}");
+        assert!(error.to_string().contains("a differencing VHD below an image that QEMU opens"), "{error}");
+        let info = describe(folder.path().join("top.vhd").to_str().expect("a plain name"), &OpenOptions::default());
+        let names: Vec<String> = info.expect("known").chain.into_iter().map(|link| link.name).collect();
+        assert_eq!(names, ["middle.vhd", "base.vhd"]);
         // Another disk of the name is not the parent.
         fs::copy(folder.path().join("base.vhd"), folder.path().join("kept.vhd")).expect("copies");
         qemu_img("create -f vpc -o force_size=on base.vhd 7M", folder.path());

@@ -311,9 +311,7 @@ fn open_evidence(file: File, path: &Path, guard: &Guard, options: &OpenOptions) 
     let shown = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut segments: Vec<(String, SharedDevice)> = Vec::new();
     segments.push((shown(path), Arc::new(RawDevice::from_file(file, path, true)?)));
-    let first = path.extension().and_then(OsStr::to_str).filter(|ending| ending.len() == 3 && ending.ends_with("01"));
-    let endings = (2..=ewf::MAX_SEGMENTS).map_while(|number| ewf::ending(first?, number));
-    for next in siblings(path, guard, endings)? {
+    for next in segments_after(path, guard)? {
         segments.push((shown(&next), open_part(&next, options)?));
     }
     if segments.len() as u32 == ewf::MAX_SEGMENTS {
@@ -321,6 +319,12 @@ fn open_evidence(file: File, path: &Path, guard: &Guard, options: &OpenOptions) 
     }
     let device = Arc::new(ewf::Ewf::open(segments, &options.cache)?);
     Ok(OpenImage { device, format: ImageFormat::Ewf, via: Via::Native, snapshots: Vec::new() })
+}
+
+/// Returns the segment files of an image of forensic tools that lie beside its first one.
+pub(super) fn segments_after(path: &Path, guard: &Guard) -> Result<Vec<PathBuf>> {
+    let first = path.extension().and_then(OsStr::to_str).filter(|ending| ending.len() == 3 && ending.ends_with("01"));
+    siblings(path, guard, (2..=ewf::MAX_SEGMENTS).map_while(|number| ewf::ending(first?, number)))
 }
 
 /// Opens the disk image in an archive, for reading.
