@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::guest::{Workspace, cannot_mount, run};
+use common::guest::{Workspace, cannot_mount, run, small_guest};
 use common::{has_tool, skip};
 use guestctl::guestfs::{Layout, MkfsOptions};
 use guestctl::tree::Visit;
@@ -27,12 +27,7 @@ fn mounted(image: &Path) -> Result<Guestfs> {
 }
 
 fn small() -> Option<(Workspace, Guestfs)> {
-    if !has_tool("mke2fs") {
-        skip("there is no mke2fs");
-        return None;
-    }
-    let workspace = Workspace::new();
-    let image = workspace.ext4_image("disk.img", &workspace.small_tree());
+    let (workspace, _, image) = small_guest()?;
     let guest = mounted(&image).expect("the image mounts");
     Some((workspace, guest))
 }

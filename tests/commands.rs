@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::guest::{GUESTCTL, Workspace, guestctl, output, run};
+use common::guest::{GUESTCTL, Workspace, guestctl, output, run, small_guest};
 use common::{has_tool, is_root, skip};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -19,13 +19,7 @@ struct Guest {
 
 impl Guest {
     fn new() -> Option<Self> {
-        if !has_tool("mke2fs") {
-            skip("there is no mke2fs");
-            return None;
-        }
-        let workspace = Workspace::new();
-        let tree = workspace.small_tree();
-        let image = workspace.ext4_image("disk.img", &tree);
+        let (workspace, tree, image) = small_guest()?;
         Some(Self { workspace, tree, image })
     }
 

@@ -5,7 +5,7 @@ mod common;
 #[path = "common/nbd.rs"]
 mod nbd;
 
-use common::guest::{GUESTCTL, Workspace, guestctl, run};
+use common::guest::{GUESTCTL, Workspace, guestctl, run, small_guest};
 use common::{has_tool, is_root, skip, tool};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -81,13 +81,7 @@ struct Guest {
 
 impl Guest {
     fn new() -> Option<Self> {
-        if !has_tool("mke2fs") {
-            skip("there is no mke2fs");
-            return None;
-        }
-        let workspace = Workspace::new();
-        let tree = workspace.small_tree();
-        let image = workspace.ext4_image("disk.img", &tree);
+        let (workspace, tree, image) = small_guest()?;
         fs::write(workspace.path("file"), "contents\n").expect("ours");
         fs::write(workspace.path("script"), "ls /\n").expect("ours");
         workspace.folder("mnt");

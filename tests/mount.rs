@@ -59,7 +59,16 @@ fn the_mount_shows_what_the_kernels_own_mount_shows() {
     convert(&["-O", "vdi"], &vdi);
     for (name, file) in [("raw", &image), ("qcow2", &qcow2), ("vdi", &vdi)] {
         let mounted = workspace.mount(name, file.as_os_str(), &[]);
-        with_kernel_mount(&workspace, &image, |kernel| folders::assert_same(kernel, &mounted.folder));
+        with_kernel_mount(&workspace, &image, |kernel| {
+            folders::assert_same(kernel, &mounted.folder);
+            for test in ["-readable", "-writable", "-executable"] {
+                let passing = |folder: &Path| {
+                    let script = format!("cd '{}' && find . {test} | sort", folder.display());
+                    String::from_utf8(run("sh", &["-c", &script])).expect("text")
+                };
+                assert_eq!(passing(&mounted.folder), passing(kernel), "{test}");
+            }
+        });
         mounted.umount();
     }
     assert_eq!(sha256(&image), before, "reading has changed the image");

@@ -18,6 +18,7 @@ mkdir dir grow; echo one > dir/in; echo one > grow/in
 for kind in i a; do
     echo first > $kind
     try chattr +$kind $kind
+    try test -r $kind; try test -w $kind; try test -x $kind
     try put $kind; try add $kind; try add $kind; try over $kind
     try truncate -s 0 $kind; try truncate -s 100 $kind; try fallocate -l 4096 $kind; try fallocate -p -l 4096 $kind
     try rm -f $kind; try mv $kind other; try ln $kind other; try chmod 600 $kind; try chown 1:1 $kind

@@ -81,8 +81,8 @@ fn in_use(path: &Path, writable: bool) -> Error {
         match writable {
             true => format!("{path} is in use by another program (a running virtual machine?), so it cannot be written"),
             false => format!(
-                "{path} is being written by another program (a running virtual machine?); --force reads it all the same, \
-                 but what it shows may be torn"
+                "{path} is being written by another program (a running virtual machine?); --force (--unlocked for convert, \
+                 info and compact) reads it all the same, but what it shows may be torn"
             ),
         }
         .into(),

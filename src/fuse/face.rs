@@ -10,8 +10,8 @@ use crate::fs::write::inode_flags;
 use crate::fs::{Attr, FileType};
 use crate::tree::{Node, Tree};
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -94,6 +94,26 @@ impl Face {
 
     pub(super) fn node(&self, id: INodeNo) -> Node {
         self.ids.node(id)
+    }
+
+    /// Says whether access(2) may be answered with yes, where the kernel does not check modes itself: as for root, who may
+    /// do everything but run what nobody may run, write what is immutable, and write where nothing is written.
+    fn check_access(&self, id: INodeNo, mask: AccessFlags) -> Result<()> {
+        let node = self.node(id);
+        let attr = self.tree.attr(node)?;
+        if mask.contains(AccessFlags::X_OK)
+            && attr.file_type != FileType::Directory
+            && self.shown.attr(id, &attr).perm & 0o111 == 0
+        {
+            return Err(Error::Errno(libc::EACCES));
+        }
+        if mask.contains(AccessFlags::W_OK) && matches!(attr.file_type, FileType::Regular | FileType::Directory) {
+            self.tree.writer(node)?;
+            if attr.flags & inode_flags::IMMUTABLE != 0 {
+                return Err(Error::Errno(libc::EPERM));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the attributes of an entry that the kernel will hold, and counts that it does.
@@ -273,6 +293,10 @@ impl Filesystem for Face {
                 reply.attr(&FOREVER, &self.shown.attr(id, &attr));
             });
         });
+    }
+
+    fn access(&self, _: &Request, id: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        guarded("access", || answer!(reply, self.check_access(id, mask), () => reply.ok()));
     }
 
     fn readlink(&self, _: &Request, id: INodeNo, reply: ReplyData) {

@@ -19,6 +19,9 @@ use std::process::{Command, Stdio};
 
 const DEVICE: &str = "/dev/fuse";
 
+/// How far ahead of a reader the kernel asks, in KiB: a request of the largest size.
+const READ_AHEAD_KIB: u32 = 1024;
+
 /// An opened /dev/fuse, and what is needed to unmount.
 #[derive(Debug)]
 pub(super) struct Mounted {
@@ -198,6 +201,17 @@ fn receive_fd(socket: &UnixStream) -> Result<OwnedFd> {
         }
     }
     Err(Error::io(failed(), std::io::ErrorKind::UnexpectedEof.into()))
+}
+
+/// Lets the kernel ask further ahead than the 128 KiB that it grants FUSE, where the process may say so: as root, with
+/// /sys writable. Requests of 1 MiB read a large file half as fast again.
+pub(super) fn read_further_ahead(mountpoint: &Path) {
+    if let Ok(Some(line)) = super::mountinfo::find(mountpoint) {
+        let setting = format!("/sys/class/bdi/{}/read_ahead_kb", line.device);
+        if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+            log::debug!("{setting} stays as it is: {error}");
+        }
+    }
 }
 
 /// Unmounts a folder; `lazy` takes it out of the tree while files of it are open.

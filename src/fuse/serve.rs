@@ -69,6 +69,7 @@ impl Server {
             // Nothing stays mounted where the kernel and we could not agree.
             let _ = mount::unmount(mountpoint, true);
         })?;
+        mount::read_further_ahead(mountpoint);
         server.control = Control::listen(&mounted.mountpoint);
         server.mountpoint = Some(mounted.mountpoint);
         server.watched = mounted.watched;

@@ -59,7 +59,7 @@ fn backing_of(image: &str, options: &OpenOptions, format: ImageFormat) -> Result
     Ok(Some((below.file().to_owned(), format)))
 }
 
-/// Converts an image: a file or an NBD URI.
+/// Converts an image: a file or a URL (NBD, HTTP, SSH, S3).
 ///
 /// # Errors
 /// `EEXIST` without `force`, [`Error::Usage`] for options that do not go together, those of opening the source and of

@@ -129,7 +129,6 @@ impl Guestfs {
                 match launched.filesystem(held, None, &options, true) {
                     Ok(_) => is_written = true,
                     Err(error) if matches!(error.root(), Error::Unsupported(_)) => {
-                        log::warn!("mounted read-only: {error}");
                         unwritable.push(error);
                     }
                     Err(error) => return Err(error),
@@ -148,6 +147,9 @@ impl Guestfs {
             && let Some(error) = unwritable.pop()
         {
             return Err(error);
+        }
+        for error in &unwritable {
+            log::warn!("mounted read-only: {error}");
         }
         if readable.is_empty() {
             return Err(match failed.pop() {

@@ -177,7 +177,7 @@ impl Guestfs {
         self.trace = trace;
     }
 
-    /// Adds a disk image or an NBD URI, to be written to.
+    /// Adds a disk image or a URL (NBD, HTTP, SSH, S3), to be written to.
     ///
     /// # Errors
     /// [`Error::Usage`] after [`launch`](Self::launch).
@@ -185,7 +185,7 @@ impl Guestfs {
         self.add_drive_opts(location, None, false)
     }
 
-    /// Adds a disk image or an NBD URI, to be read only.
+    /// Adds a disk image or a URL (NBD, HTTP, SSH, S3), to be read only.
     ///
     /// # Errors
     /// [`Error::Usage`] after [`launch`](Self::launch).
@@ -193,7 +193,7 @@ impl Guestfs {
         self.add_drive_opts(location, None, true)
     }
 
-    /// Adds a disk image or an NBD URI; `format` is told from the contents where it is `None`.
+    /// Adds a disk image or a URL (NBD, HTTP, SSH, S3); `format` is told from the contents where it is `None`.
     ///
     /// # Errors
     /// [`Error::Usage`] for a format that is not known, and after [`launch`](Self::launch).
@@ -202,7 +202,7 @@ impl Guestfs {
         self.add_drive_with(location, DriveOptions { format, writable: !readonly, ..DriveOptions::default() })
     }
 
-    /// Adds a disk image or an NBD URI with every option there is.
+    /// Adds a disk image or a URL (NBD, HTTP, SSH, S3) with every option there is.
     ///
     /// # Errors
     /// [`Error::Usage`] after [`launch`](Self::launch).

@@ -36,6 +36,18 @@ pub fn guestctl(arguments: &[impl AsRef<OsStr>]) -> (i32, Vec<u8>, String) {
     (output.status.code().unwrap_or(-1), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// Makes a small tree and an ext4 image `disk.img` of it; none where mke2fs is missing.
+pub fn small_guest() -> Option<(Workspace, PathBuf, PathBuf)> {
+    if !super::has_tool("mke2fs") {
+        super::skip("there is no mke2fs");
+        return None;
+    }
+    let workspace = Workspace::new();
+    let tree = workspace.small_tree();
+    let image = workspace.ext4_image("disk.img", &tree);
+    Some((workspace, tree, image))
+}
+
 /// A folder for one test, removed with what is mounted in it.
 pub struct Workspace {
     folder: tempfile::TempDir,

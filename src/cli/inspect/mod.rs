@@ -23,7 +23,7 @@ use std::process::ExitCode;
 /// images, one that cannot be read is said and does not stop the others; the exit code is that of the first.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  guestctl inspect debian.qcow2\n  guestctl inspect --json --packages debian.qcow2 | jq '.systems[0].packages[].name'\n  guestctl inspect --json --jobs 4 *.qcow2 >inventory.jsonl\n  guestctl inspect --fields hostname,distro,version,kernel *.qcow2\n  guestctl inspect --xml windows.vmdk"
+    after_help = "Examples:\n  guestctl inspect debian.qcow2\n  guestctl inspect --json --packages debian.qcow2 | jq '.systems[0].packages[].name'\n  guestctl inspect --json --jobs 4 *.qcow2 >inventory.jsonl\n  guestctl inspect --fields hostname,distro,version,kernel *.qcow2\n  guestctl inspect --xml fedora.vmdk"
 )]
 pub(super) struct Args {
     /// Disk images or URLs
