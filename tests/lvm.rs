@@ -3,21 +3,14 @@
 mod common;
 
 use common::guest::guestctl;
-use common::volumes::{self, Members, golden, sha256, sources};
+use common::volumes::{self, Members, Sums, golden, sha256, sources, touch};
 use guestctl::block::ExtentKind;
 use guestctl::volume::crypt::NoKeys;
 use guestctl::volume::{Assembled, Stack, VolumeKind, assemble};
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-fn sums() -> BTreeMap<String, (u64, String)> {
-    let line = |line: &str| {
-        let mut fields = line.split(' ').map(str::to_owned);
-        let name = fields.next().expect("a name");
-        let size = fields.next().and_then(|size| size.parse().ok()).expect("a size");
-        (name, (size, fields.next().expect("a checksum")))
-    };
-    include_str!("data/volumes/lvm.sums").lines().map(line).collect()
+fn sums() -> Sums {
+    volumes::sums(include_str!("data/volumes/lvm.sums"))
 }
 
 fn disks() -> Members {
@@ -375,17 +368,6 @@ fn a_volume_knows_what_it_is_made_of() {
     assert_eq!((logical.group.as_str(), logical.layout.as_str()), ("vg-0", "striped"));
     assert!(striped.volume.parents.len() >= 3, "{striped:?}");
     assert!(striped.volume.aliases.iter().any(|alias| alias == "/dev/mapper/vg--0-striped"));
-}
-
-/// Reads a little of every volume; an error is as good as bytes, a panic is not.
-fn touch(stack: &Stack) {
-    let mut buf = [0; 4096];
-    for found in &stack.volumes {
-        let size = found.volume.device.size();
-        for offset in [0, size / 2, size.saturating_sub(4096)] {
-            let _ = found.volume.device.read_at(&mut buf, offset);
-        }
-    }
 }
 
 #[test]

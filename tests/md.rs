@@ -2,20 +2,13 @@
 
 mod common;
 
-use common::volumes::{Members, golden, sha256, sources};
+use common::volumes::{self, Members, Sums, golden, sha256, sources};
 use guestctl::volume::crypt::NoKeys;
 use guestctl::volume::{Assembled, Stack, VolumeKind, assemble};
 use std::collections::BTreeMap;
 
-/// What the kernel said of an array: its size, in bytes, and its checksum.
-fn sums() -> BTreeMap<String, (u64, String)> {
-    let line = |line: &str| {
-        let mut fields = line.split(' ').map(str::to_owned);
-        let name = fields.next().expect("a name");
-        let size = fields.next().and_then(|size| size.parse().ok()).expect("a size");
-        (name, (size, fields.next().expect("a checksum")))
-    };
-    include_str!("data/volumes/md.sums").lines().map(line).collect()
+fn sums() -> Sums {
+    volumes::sums(include_str!("data/volumes/md.sums"))
 }
 
 /// Returns the members of every array, by its name.
@@ -137,7 +130,7 @@ fn a_changed_superblock_does_no_harm() {
             for value in [0, 0x7f, 0xff] {
                 let mut changed = members.clone();
                 changed[0][start + at] = value;
-                common::volumes::fix_md_checksum(&mut changed[0][start..], is_old);
+                volumes::fix_md_checksum(&mut changed[0][start..], is_old);
                 let stack = put_together(&changed);
                 for raid in raids(&stack) {
                     let mut buf = [0; 4096];

@@ -182,10 +182,10 @@ fn every_operation_does_what_it_does_in_a_kernels_filesystem() {
 }
 
 #[test]
-fn real_programs_work_on_the_mount() {
+fn git_works_on_the_mount() {
     let Some(workspace) = ready() else { return };
-    if !has_tool("git") || !has_tool("python3") {
-        return skip("there is no git, or no python3");
+    if !has_tool("git") {
+        return skip("there is no git");
     }
     let image = empty_image(&workspace, "disk.img", "256M", &[]);
     let mounted = workspace.mount("mnt", image.as_os_str(), &["--rw"]);
@@ -202,69 +202,6 @@ fn real_programs_work_on_the_mount() {
         cd clone && git gc -q && git fsck --strict 2>/dev/null && git status --porcelain | wc -l | grep -qx 0
     "#;
     run("bash", &[OsStr::new("-c"), script.as_ref(), "test".as_ref(), mounted.folder.as_ref()]);
-    let database = r#"
-import sqlite3, sys
-base = sqlite3.connect(sys.argv[1] + "/base.db")
-base.execute("pragma journal_mode=wal")
-base.execute("create table t (a integer primary key, b text)")
-for number in range(1000):
-    base.execute("insert into t (b) values (?)", ("x" * (number % 300),))
-    base.commit()
-base.execute("delete from t where a % 3 = 0")
-base.commit()
-assert base.execute("pragma integrity_check").fetchone() == ("ok",)
-base.close()
-again = sqlite3.connect(sys.argv[1] + "/base.db")
-assert again.execute("pragma integrity_check").fetchone() == ("ok",)
-assert again.execute("select count(*) from t").fetchone() == (667,)
-"#;
-    run("python3", &[OsStr::new("-c"), database.as_ref(), mounted.folder.as_ref()]);
-    // Random writes, truncations and mapped writes, checked against a copy in memory.
-    let exercise = r#"
-import mmap, os, random, sys
-numbers = random.Random(int(sys.argv[2]))
-name = sys.argv[1] + "/exercise-" + sys.argv[2]
-model = bytearray()
-file = os.open(name, os.O_RDWR | os.O_CREAT)
-for step in range(1500):
-    what = numbers.randrange(5)
-    if what == 0:
-        at, data = numbers.randrange(300000), numbers.randbytes(numbers.randrange(1, 20000))
-        os.pwrite(file, data, at)
-        model.extend(bytes(max(0, at + len(data) - len(model))))
-        model[at:at + len(data)] = data
-    elif what == 1:
-        size = numbers.randrange(320000)
-        os.ftruncate(file, size)
-        model = model[:size] + bytes(max(0, size - len(model)))
-    elif what == 2 and model:
-        view = mmap.mmap(file, len(model))
-        at = numbers.randrange(len(model))
-        data = numbers.randbytes(min(5000, len(model) - at))
-        view[at:at + len(data)] = data
-        model[at:at + len(data)] = data
-        view.close()
-    elif what == 3 and step % 50 == 0:
-        os.fsync(file)
-    elif model:
-        at = numbers.randrange(len(model))
-        assert os.pread(file, 30000, at) == bytes(model[at:at + 30000]), (step, at)
-assert open(name, "rb").read() == bytes(model)
-"#;
-    let children: Vec<_> = (1..=3)
-        .map(|seed| {
-            Command::new("timeout")
-                .args(["-k", "5", "120", "python3", "-c", exercise])
-                .arg(&mounted.folder)
-                .arg(seed.to_string())
-                .stdin(Stdio::null())
-                .spawn()
-                .expect("runs")
-        })
-        .collect();
-    for mut child in children {
-        assert!(child.wait().expect("it ends").success());
-    }
     mounted.umount();
     assert_clean(&image);
 }

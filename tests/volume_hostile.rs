@@ -5,7 +5,7 @@ mod common;
 #[path = "common/images.rs"]
 mod images;
 
-use common::volumes::{Members, fix_md_checksum, golden, sources};
+use common::volumes::{Members, fix_md_checksum, golden, sources, touch};
 use guestctl::block::{BlockDevice, MemoryDevice};
 use guestctl::volume::crypt::NoKeys;
 use guestctl::volume::{Source, Stack, VolumeKind, assemble};
@@ -141,18 +141,6 @@ fn said_of(volumes: &str) -> Vec<String> {
     touch(&stack);
     assert!(stack.warnings.iter().all(|line| !line.contains('\n')), "{:?}", stack.warnings);
     stack.warnings
-}
-
-/// Reads a little of every volume; an error is as good as bytes, a panic is not.
-fn touch(stack: &Stack) {
-    let mut buf = [0; 4096];
-    for found in &stack.volumes {
-        let size = found.volume.device.size();
-        for offset in [0, size / 2, size.saturating_sub(4096)] {
-            let _ = found.volume.device.read_at(&mut buf, offset);
-        }
-        let _ = found.volume.device.map(0, size);
-    }
 }
 
 fn names(stack: &Stack) -> Vec<&str> {

@@ -1,8 +1,9 @@
 //! Golden members of arrays and volume groups, made by the real tools.
 
 use guestctl::block::{BlockDevice, MemoryDevice};
-use guestctl::volume::Source;
+use guestctl::volume::{Source, Stack};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,32 @@ use std::sync::Arc;
 
 /// The bytes of the disks of a group.
 pub type Members = Vec<Vec<u8>>;
+
+/// What the kernel said of each volume: its size, in bytes, and its checksum.
+pub type Sums = BTreeMap<String, (u64, String)>;
+
+/// Reads lines of a name, a size and a checksum.
+pub fn sums(text: &str) -> Sums {
+    let line = |line: &str| {
+        let mut fields = line.split(' ').map(str::to_owned);
+        let name = fields.next().expect("a name");
+        let size = fields.next().and_then(|size| size.parse().ok()).expect("a size");
+        (name, (size, fields.next().expect("a checksum")))
+    };
+    text.lines().map(line).collect()
+}
+
+/// Reads a little of every volume; an error is as good as bytes, a panic is not.
+pub fn touch(stack: &Stack) {
+    let mut buf = [0; 4096];
+    for found in &stack.volumes {
+        let size = found.volume.device.size();
+        for offset in [0, size / 2, size.saturating_sub(4096)] {
+            let _ = found.volume.device.read_at(&mut buf, offset);
+        }
+        let _ = found.volume.device.map(0, size);
+    }
+}
 
 /// Unpacks the golden images of a kind, in the order of their names.
 pub fn golden(kind: &str) -> Vec<(String, Vec<u8>)> {
