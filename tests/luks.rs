@@ -481,6 +481,41 @@ fn what_a_mount_writes_is_read_back_through_the_cipher() {
     assert_contents("luks2-argon2id-4096", &image, &["--key", &key]);
 }
 
+/// Takes minutes on some machines, and guestfish, whose kernel has what this one may lack.
+#[test]
+fn what_is_written_through_every_cipher_is_read_by_the_kernel() {
+    if std::env::var_os("GUESTCTL_LARGE").is_none() || !common::has_tool("guestfish") {
+        return;
+    }
+    let space = Workspace::new();
+    let key = key(&space, "secret");
+    let mut script = vec!["debug sh \"printf secret >/tmp/key\"".to_owned()];
+    let mut drives = String::new();
+    let mut sums = Vec::new();
+    for (index, name) in GOLDEN.into_iter().enumerate() {
+        let (image, new) = (golden_file(&space, name), space.path("new"));
+        let lines: String = (0..4000).map(|number| format!("{name} {number}\n")).collect();
+        fs::write(&new, &lines).expect("room");
+        let (code, _, error) = guestctl(&["cp", "--rw", "--key", &key, text(&new), &format!("{}:/new", text(&image))]);
+        assert_eq!(code, 0, "{name}: {error}");
+        drives += &format!("add-drive {} format:raw\n", text(&image));
+        let drive = char::from(b'a' + index as u8);
+        script.push(format!(
+            "debug sh \"cryptsetup open --key-file /tmp/key /dev/sd{drive} c{index}; e2fsck -fn /dev/mapper/c{index}\""
+        ));
+        script.push(format!("mount /dev/mapper/c{index} /\nchecksum sha256 /new\numount-all"));
+        sums.push(guestctl::bytes::hex(&sha2::Sha256::digest(lines.as_bytes())));
+    }
+    fs::write(space.path("script"), format!("{drives}run\n{}\n", script.join("\n"))).expect("room");
+    let variables = "LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg";
+    let line = format!("{variables} guestfish <{}", text(&space.path("script")));
+    let told = std::process::Command::new("timeout").args(["600", "sh", "-c", &line]).output().expect("starts");
+    let printed = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.status.success(), "{printed}{}", String::from_utf8_lossy(&told.stderr));
+    let found: Vec<&str> = printed.lines().filter(|line| line.len() == 64).collect();
+    assert_eq!(found, sums, "{printed}");
+}
+
 /// The program at a terminal of its own.
 struct AtTerminal {
     terminal: fs::File,

@@ -390,6 +390,28 @@ fn an_array_that_is_being_reshaped_is_refused_by_name() {
 }
 
 #[test]
+fn arrays_that_would_be_read_wrongly_are_refused_by_name() {
+    type Edit = fn(&mut [u8]);
+    let cases: [(&str, bool, Edit, &str); 4] = [
+        ("raid5-ra", true, |superblock| superblock[8] = 91, "being reshaped"),
+        ("raid5-ls", false, |superblock| superblock[9] |= 2, "a journal of writes"),
+        ("raid0-zones-original", false, |superblock| superblock[76..80].fill(0), "layout was not recorded"),
+        ("raid6-ls", false, |superblock| superblock[76] = 99, "raid6 of 5 members in layout 99"),
+    ];
+    for (name, is_old, edit, why) in cases {
+        let mut members = array(name);
+        for member in &mut members {
+            let start = if is_old { member.len() / 65536 * 65536 - 65536 } else { 4096 };
+            edit(&mut member[start..]);
+            fix_md_checksum(&mut member[start..], is_old);
+        }
+        let stack = put_together(&members);
+        assert!(!is_raid(&stack), "{name}");
+        assert!(stack.warnings.len() == 1 && stack.warnings[0].contains(why), "{name}: {:?}", stack.warnings);
+    }
+}
+
+#[test]
 fn what_lvm_can_and_this_program_cannot_is_refused_by_name() {
     for (kind, said) in [
         ("vdo", "VDO"),
