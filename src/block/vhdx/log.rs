@@ -41,7 +41,7 @@ impl Entry {
         let (len, tail) = (u64::from(le32(head, 8)), u64::from(le32(head, 12)));
         let (sectors, descriptors) = ((len / PAGE) as usize, le32(head, 24) as usize);
         let head_sectors = sectors_of(descriptors)?;
-        let fits = len % PAGE == 0 && tail % PAGE == 0 && sectors <= log.sectors && head_sectors <= sectors;
+        let fits = len.is_multiple_of(PAGE) && tail.is_multiple_of(PAGE) && sectors <= log.sectors && head_sectors <= sectors;
         let tail = (tail / PAGE) as usize;
         (fits && tail < log.sectors).then(|| Self {
             sectors,
@@ -162,12 +162,12 @@ fn apply(replayed: &mut Replayed, bytes: &[u8], entry: &Entry) -> Result<()> {
     let wrong = |detail: &str| corrupt(STRUCTURE, format!("in the entry {}, {detail}", entry.sequence));
     for descriptor in heads[HEADER..].chunks_exact(DESCRIPTOR).take(entry.descriptors) {
         let offset = le64(descriptor, 16);
-        if le64(descriptor, 24) != entry.sequence || offset % PAGE != 0 {
+        if le64(descriptor, 24) != entry.sequence || !offset.is_multiple_of(PAGE) {
             return Err(wrong("a descriptor is none of its own"));
         }
         match &descriptor[..4] {
             b"zero" => {
-                let end = offset.checked_add(le64(descriptor, 8)).filter(|end| end % PAGE == 0);
+                let end = offset.checked_add(le64(descriptor, 8)).filter(|end| end.is_multiple_of(PAGE));
                 let end = end.ok_or_else(|| wrong("zeroes end nowhere"))?;
                 if end > offset {
                     replayed.clear(offset, end);

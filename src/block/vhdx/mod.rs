@@ -137,7 +137,7 @@ impl Vhdx {
             NOT_PRESENT => Ok(absent),
             UNDEFINED | ZERO | UNMAPPED | UNMAPPED_BEFORE => Ok(Place::Zeroes),
             FULLY_PRESENT | PARTIALLY_PRESENT => {
-                let first = start.checked_add(within.start).unwrap_or(u64::MAX);
+                let first = start.saturating_add(within.start);
                 self.check("block", number, first, within.end - within.start)?;
                 if state == FULLY_PRESENT {
                     return Ok(Place::Here(start));
