@@ -4,7 +4,7 @@
 //! for each descriptor of data. The entries to replay are those up to the newest one, from where that one says that they begin.
 
 use super::header::{Header, is_whole};
-use super::replayed::{PAGE, Replayed};
+use super::replayed::{PAGE, Page, Replayed};
 use super::{MEGABYTE, corrupt};
 use crate::block::{BlockDevice, SharedDevice};
 use crate::bytes::{guid, le32, le64};
@@ -41,7 +41,8 @@ impl Entry {
         let (len, tail) = (u64::from(le32(head, 8)), u64::from(le32(head, 12)));
         let (sectors, descriptors) = ((len / PAGE) as usize, le32(head, 24) as usize);
         let head_sectors = sectors_of(descriptors)?;
-        let fits = len.is_multiple_of(PAGE) && tail.is_multiple_of(PAGE) && sectors <= log.sectors && head_sectors <= sectors;
+        let fits =
+            len.is_multiple_of(PAGE) && tail.is_multiple_of(PAGE) && sectors <= log.sectors && head_sectors <= sectors;
         let tail = (tail / PAGE) as usize;
         (fits && tail < log.sectors).then(|| Self {
             sectors,
@@ -69,6 +70,11 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
+    /// Returns where a sector lies in the file, counted round the ring.
+    fn place(&self, sector: usize) -> u64 {
+        self.start + (sector % self.sectors) as u64 * PAGE
+    }
+
     /// Reads sectors, the first after the last.
     fn read(&self, first: usize, count: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; count * PAGE as usize];
@@ -150,17 +156,19 @@ pub(super) fn replay(image: SharedDevice, header: &Header) -> Result<SharedDevic
     }
     let mut replayed = Replayed::new(device, newest.last);
     for (first, entry) in chosen {
-        apply(&mut replayed, &log.read(first, entry.sectors)?, &entry)?;
+        apply(&mut replayed, &log, first, &entry)?;
     }
     Ok(Arc::new(replayed))
 }
 
-/// Makes the changes of an entry.
-fn apply(replayed: &mut Replayed, bytes: &[u8], entry: &Entry) -> Result<()> {
-    let (heads, data) = bytes.split_at(sectors_of(entry.descriptors).unwrap_or(0) * PAGE as usize);
-    let mut sectors = data.chunks_exact(PAGE as usize);
+/// Makes the changes of the entry that begins at a sector.
+fn apply(replayed: &mut Replayed, log: &Log<'_>, first: usize, entry: &Entry) -> Result<()> {
+    let bytes = log.read(first, entry.sectors)?;
+    let heads = sectors_of(entry.descriptors).unwrap_or(0);
+    let (descriptors, data) = bytes.split_at(heads * PAGE as usize);
+    let mut sectors = data.chunks_exact(PAGE as usize).enumerate();
     let wrong = |detail: &str| corrupt(STRUCTURE, format!("in the entry {}, {detail}", entry.sequence));
-    for descriptor in heads[HEADER..].chunks_exact(DESCRIPTOR).take(entry.descriptors) {
+    for descriptor in descriptors[HEADER..].chunks_exact(DESCRIPTOR).take(entry.descriptors) {
         let offset = le64(descriptor, 16);
         if le64(descriptor, 24) != entry.sequence || !offset.is_multiple_of(PAGE) {
             return Err(wrong("a descriptor is none of its own"));
@@ -174,17 +182,17 @@ fn apply(replayed: &mut Replayed, bytes: &[u8], entry: &Entry) -> Result<()> {
                 }
             }
             b"desc" => {
-                let sector = sectors.next().ok_or_else(|| wrong("a sector of data is missing"))?;
+                let (index, sector) = sectors.next().ok_or_else(|| wrong("a sector of data is missing"))?;
                 let high = u64::from(le32(sector, 4));
                 let number = high << 32 | u64::from(le32(sector, PAGE as usize - 4));
                 if !sector.starts_with(b"data") || number != entry.sequence || offset.checked_add(PAGE).is_none() {
                     return Err(wrong("a sector of data is none of its own"));
                 }
-                let mut page = Box::new([0; PAGE as usize]);
-                page.copy_from_slice(sector);
-                // The descriptor keeps the bytes in whose place the sector has a signature and numbers.
-                page[..8].copy_from_slice(&descriptor[8..16]);
-                page[PAGE as usize - 4..].copy_from_slice(&descriptor[4..8]);
+                let page = Page {
+                    at: log.place(first + heads + index),
+                    first: descriptor[8..16].try_into().expect("8 bytes"),
+                    last: descriptor[4..8].try_into().expect("4 bytes"),
+                };
                 replayed.put(offset, page);
             }
             _ => return Err(wrong("a descriptor is of no known kind")),

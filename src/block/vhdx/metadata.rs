@@ -53,12 +53,13 @@ impl Metadata {
         if !table.starts_with(b"metadata") || count > MAX_ENTRIES {
             return Err(corrupt(STRUCTURE, "its signature or its count is wrong"));
         }
-        let item = |entry: &[u8], least: u64| {
+        // Of an item of a fixed size, that is read, and of others all.
+        let item = |entry: &[u8], least: u64, most: u64| {
             let (at, len) = (u64::from(le32(entry, 16)), u64::from(le32(entry, 20)));
             if at < TABLE as u64 || at + len > room || !(least..=MAX_ITEM).contains(&len) {
                 return Err(corrupt(STRUCTURE, "an item lies outside the region, or has a wrong size"));
             }
-            let mut bytes = vec![0; len as usize];
+            let mut bytes = vec![0; len.min(most) as usize];
             image.read_at(&mut bytes, region.start + at)?;
             Ok(bytes)
         };
@@ -67,12 +68,13 @@ impl Metadata {
             let id = guid(entry[..16].try_into().expect("16 bytes"));
             match id.as_str() {
                 FILE_PARAMETERS => {
-                    let bytes = item(entry, 8)?;
+                    let bytes = item(entry, 8, 8)?;
                     parameters = Some((u64::from(le32(&bytes, 0)), le32(&bytes, 4) & HAS_PARENT != 0));
                 }
-                VIRTUAL_DISK_SIZE => size = Some(le64(&item(entry, 8)?, 0)),
-                LOGICAL_SECTOR_SIZE => sector = Some(u64::from(le32(&item(entry, 4)?, 0))),
-                PARENT_LOCATOR => parent = Some(Parent::parse(&item(entry, 20)?)?),
+                VIRTUAL_DISK_SIZE => size = Some(le64(&item(entry, 8, 8)?, 0)),
+                LOGICAL_SECTOR_SIZE => sector = Some(u64::from(le32(&item(entry, 4, 4)?, 0))),
+                PARENT_LOCATOR if parent.is_some() => return Err(corrupt(STRUCTURE, "it has two parent locators")),
+                PARENT_LOCATOR => parent = Some(Parent::parse(&item(entry, 20, MAX_ITEM)?)?),
                 VIRTUAL_DISK_ID | PHYSICAL_SECTOR_SIZE => {}
                 _ if le32(entry, 24) & IS_REQUIRED != 0 => {
                     return Err(Error::unsupported(format!("a VHDX with the metadata item {id}")));

@@ -1,4 +1,4 @@
-//! A file with a log replayed over it, in memory.
+//! A file with its log replayed over it, in memory: what the log has of a page stays in the file, and its place is kept.
 
 use crate::block::{BlockDevice, SharedDevice, check_range, read_padded};
 use crate::error::Result;
@@ -14,7 +14,27 @@ pub(super) struct Replayed {
     /// Where zeroes were written: ranges, by their beginnings, that neither overlap nor touch.
     zeroes: BTreeMap<u64, u64>,
     /// Pages that were written after the zeroes, by their offsets.
-    pages: BTreeMap<u64, Box<[u8; PAGE as usize]>>,
+    pages: BTreeMap<u64, Page>,
+}
+
+/// A page that the log has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Page {
+    /// Where its sector lies in the file.
+    pub at: u64,
+    /// The bytes in whose place the sector has a signature and numbers: the first, and the last.
+    pub first: [u8; 8],
+    pub last: [u8; 4],
+}
+
+impl Page {
+    fn read(&self, image: &dyn BlockDevice) -> Result<[u8; PAGE as usize]> {
+        let mut bytes = [0; PAGE as usize];
+        image.read_at(&mut bytes, self.at)?;
+        bytes[..8].copy_from_slice(&self.first);
+        bytes[PAGE as usize - 4..].copy_from_slice(&self.last);
+        Ok(bytes)
+    }
 }
 
 impl Replayed {
@@ -25,7 +45,7 @@ impl Replayed {
     }
 
     /// Writes a page. `offset` is a multiple of [`PAGE`].
-    pub fn put(&mut self, offset: u64, page: Box<[u8; PAGE as usize]>) {
+    pub fn put(&mut self, offset: u64, page: Page) {
         self.pages.insert(offset, page);
     }
 
@@ -65,7 +85,7 @@ impl BlockDevice for Replayed {
             if let Some(range) = within(from, from + PAGE) {
                 let skip = offset.saturating_sub(from) as usize;
                 let len = range.len();
-                buf[range].copy_from_slice(&page[skip..skip + len]);
+                buf[range].copy_from_slice(&page.read(&*self.image)?[skip..skip + len]);
             }
         }
         Ok(())
@@ -80,20 +100,26 @@ mod tests {
 
     #[test]
     fn what_is_written_last_is_read() {
-        let page = |byte: u8| Box::new([byte; PAGE as usize]);
-        let mut device = Replayed::new(Arc::new(MemoryDevice::new(vec![9; 40_000])), 50_000);
+        // The file has a page of each number at its end.
+        let mut file = vec![9; 40_000];
+        (1..4).for_each(|byte| file.extend([byte; PAGE as usize]));
+        let page =
+            |byte: u8| Page { at: 40_000 + (u64::from(byte) - 1) * PAGE, first: [byte; 8], last: [byte + 10; 4] };
+        let mut device = Replayed::new(Arc::new(MemoryDevice::new(file.clone())), 60_000);
         device.put(8192, page(1));
         device.put(4096, page(2));
         device.clear(8192, 16384);
         device.clear(20480, 24576);
         device.clear(16384, 20480);
         device.put(12288, page(3));
-        let mut expected = vec![9; 40_000];
-        expected.resize(50_000, 0);
+        let mut expected = file;
+        expected.resize(60_000, 0);
         expected[8192..24576].fill(0);
         expected[4096..8192].fill(2);
+        expected[8188..8192].fill(12);
         expected[12288..16384].fill(3);
-        for (from, to) in [(0, 50_000), (4095, 4097), (12300, 12400), (16383, 24577), (39_999, 45_000)] {
+        expected[16380..16384].fill(13);
+        for (from, to) in [(0, 60_000), (4095, 4097), (12300, 12400), (16383, 24577), (8190, 12290), (52_000, 60_000)] {
             let mut buf = vec![7; to - from];
             device.read_at(&mut buf, from as u64).expect("inside");
             assert!(buf == expected[from..to], "{from} to {to}");
