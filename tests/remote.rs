@@ -146,7 +146,9 @@ fn an_image_on_a_web_server_is_read_whatever_its_format() {
     let qcow2 = space.path("disk.qcow2");
     run("qemu-img", &["convert", "-c", "-O", "qcow2", text(&raw), text(&qcow2)]);
     let expected = tar_of(text(&raw), &[]);
-    for file in [&raw, &qcow2] {
+    let vhdx = space.path("disk.vhdx");
+    run("qemu-img", &["convert", "-O", "vhdx", text(&raw), text(&vhdx)]);
+    for file in [&raw, &qcow2, &vhdx] {
         let web = Web::new(file);
         let url = web.url(text(file.file_name().expect("a name").as_ref()));
         assert!(tar_of(&url, &[]) == expected, "{url}");

@@ -113,6 +113,20 @@ pub(super) fn open(
     Ok(Some(OpenImage { device, format, via: Via::Native, snapshots: Vec::new() }))
 }
 
+/// Opens for reading a VHDX that lies in no file of its own; one that has a parent is `refused`.
+///
+/// # Errors
+/// As [`open`](super::open).
+pub(super) fn open_alone(image: SharedDevice, refused: &'static str, options: &OpenOptions) -> Result<OpenImage> {
+    let vhdx = Vhdx::open(image)?;
+    if vhdx.parent().is_some() {
+        return Err(Error::unsupported(refused));
+    }
+    let format = ImageFormat::Vhdx;
+    refuse_snapshot(options, format)?;
+    Ok(OpenImage { device: Arc::new(vhdx), format, via: Via::Native, snapshots: Vec::new() })
+}
+
 fn refuse_writing(options: &OpenOptions) -> Result<()> {
     match options.writable {
         true => Err(Error::unsupported("writing to a disk that differs from its parent; use --overlay")),

@@ -217,10 +217,13 @@ fn open_uri(uri: &str, options: &OpenOptions) -> Result<OpenImage> {
         refuse_snapshot(options, format)?;
         return Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() });
     }
-    if !matches!(format, ImageFormat::Qcow2 { .. }) {
-        return Err(Error::unsupported(format!("a remote {format} image; convert it to qcow2 or raw where it lies")));
+    match format {
+        ImageFormat::Qcow2 { .. } => {
+            open_alone(device, uri, format, "a remote qcow2 image that refers to other files", options)
+        }
+        ImageFormat::Vhdx => difference::open_alone(device, "a remote VHDX that differs from another one", options),
+        _ => Err(Error::unsupported(format!("a remote {format} image; convert it to qcow2 or raw where it lies"))),
     }
-    open_alone(device, uri, format, "a remote qcow2 image that refers to other files", options)
 }
 
 /// Opens a qcow2 image on a device; one that refers to other files is `refused`.
@@ -345,6 +348,7 @@ fn open_archive(file: File, path: &Path, options: &OpenOptions) -> Result<OpenIm
         const REFERS: &str = "an image in an archive that refers to other files; unpack it";
         match format {
             ImageFormat::Qcow2 { .. } => return open_alone(member.device, &member.name, format, REFERS, options),
+            ImageFormat::Vhdx => return difference::open_alone(member.device, REFERS, options),
             ImageFormat::Vmdk if !of_vmdk(&DeviceStorage::new(member.device))?.is_empty() => {
                 return Err(Error::unsupported(REFERS));
             }
