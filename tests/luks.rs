@@ -285,6 +285,10 @@ fn volumes_that_qemu_made_are_written_and_qemu_reads_them() {
         "cipher-alg=serpent-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha512",
         "cipher-alg=twofish-128,cipher-mode=xts,ivgen-alg=plain64,hash-alg=ripemd160",
         "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=plain,hash-alg=sha256",
+        "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha384",
+        "cipher-alg=twofish-256,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha224",
+        "cipher-alg=serpent-128,cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha256",
+        "cipher-alg=aes-128,cipher-mode=ecb,hash-alg=sha256",
     ] {
         let image = qemu_volume(&space, options);
         let raw: SharedDevice = Arc::new(RawDevice::open(&image, true).expect("ours"));
