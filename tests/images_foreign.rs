@@ -99,6 +99,27 @@ fn a_qcow2_image_that_only_qemu_writes_is_written_by_qemu() {
 }
 
 #[test]
+fn a_vhdx_is_written_by_qemu_and_read_here_again() {
+    needs!("qemu-nbd");
+    let folder = TempDir::new().expect("a folder");
+    let mut disk = make_raw(&folder.path().join("raw"), 9 << 20, 4);
+    qemu_img("convert -O vhdx -o block_size=1M raw image", folder.path());
+    let image = folder.path().join("image");
+    let opened = open(&image, &OpenOptions { writable: true, ..OpenOptions::default() }).expect("opens");
+    assert_eq!(opened.via, Via::Nbd);
+    for (at, len) in [(5000, 3000), (3 << 20, 2 << 20), ((8 << 20) + 77, 100_000)] {
+        opened.device.write_at(&vec![6; len], at as u64).expect("writes");
+        disk[at..at + len].fill(6);
+    }
+    opened.device.flush().expect("flushes");
+    drop(opened);
+    let opened = open(&image, &OpenOptions::default()).expect("opens");
+    assert_eq!(opened.via, Via::Native);
+    assert_same(&read_disk(&*opened.device), &disk, "read here");
+    assert_same(&convert(&image), &disk, "as QEMU reads it");
+}
+
+#[test]
 fn an_overlay_lies_over_a_foreign_image_too() {
     needs!("qemu-nbd");
     let folder = TempDir::new().expect("a folder");

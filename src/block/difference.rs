@@ -73,7 +73,7 @@ fn open_parent(
 /// Opens an image in this process that is of one of these formats; `None` where QEMU is to open it.
 ///
 /// # Errors
-/// As [`open`](super::open).
+/// As [`open`](super::open()).
 pub(super) fn open(
     path: &Path,
     format: ImageFormat,
@@ -116,7 +116,7 @@ pub(super) fn open(
 /// Opens for reading a VHDX that lies in no file of its own; one that has a parent is `refused`.
 ///
 /// # Errors
-/// As [`open`](super::open).
+/// As [`open`](super::open()).
 pub(super) fn open_alone(image: SharedDevice, refused: &'static str, options: &OpenOptions) -> Result<OpenImage> {
     let vhdx = Vhdx::open(image)?;
     if vhdx.parent().is_some() {
