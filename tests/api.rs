@@ -3,7 +3,7 @@
 mod common;
 
 use common::guest::{Workspace, cannot_mount, run, small_guest};
-use common::{has_tool, skip};
+use common::{has_tool, is_there, skip};
 use guestctl::guestfs::{Layout, MkfsOptions};
 use guestctl::tree::Visit;
 use guestctl::{Error, Guestfs, Result};
@@ -153,7 +153,7 @@ fn files_come_to_the_host_whole_or_not_at_all() -> Result<()> {
     assert_eq!(fs::read(workspace.path("names")).expect("reads"), b"empty\0hostname\0");
     guest.copy_out("/etc", workspace.folder("copied"))?;
     assert_eq!(fs::read(workspace.path("copied/etc/hostname")).expect("reads"), b"guest\n");
-    if has_tool("cpio") {
+    if is_there("cpio") {
         let archive = workspace.path("all.cpio");
         guest.cpio_out("/", &archive)?;
         let folder = workspace.folder("from-cpio");
@@ -274,7 +274,7 @@ fn partitions_are_what_sfdisk_sees() -> Result<()> {
             assert_eq!(Some(one.size / 512), other["size"].as_u64());
         }
         run("sfdisk", &[OsStr::new("--verify"), path.as_ref()]);
-        if kind == "gpt" && has_tool("sgdisk") {
+        if kind == "gpt" && is_there("sgdisk") {
             let said = run("sgdisk", &[OsStr::new("-v"), path.as_ref()]);
             assert!(String::from_utf8_lossy(&said).contains("No problems found"), "{}", String::from_utf8_lossy(&said));
         }

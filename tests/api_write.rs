@@ -8,7 +8,7 @@ mod ext4;
 
 use common::folders::assert_same_but_ctime;
 use common::guest::{Workspace, run};
-use common::{has_tool, is_root, skip, tool};
+use common::{has_tool, is_root, is_there, skip, tool};
 use ext4::Mount;
 use guestctl::guestfs::{CopyOptions, TarInOptions};
 use guestctl::{Error, Guestfs, Result};
@@ -69,15 +69,6 @@ fn check(image: &Path) {
 fn refused<T: std::fmt::Debug>(result: Result<T>, errno: i32) {
     let error = result.expect_err("it is refused");
     assert!(error.is_errno(errno), "{error}");
-}
-
-/// Says whether a program is installed; a part of a test that goes without it is skipped.
-fn is_there(program: &str) -> bool {
-    let found = has_tool(program);
-    if !found {
-        skip(&format!("there is no {program}"));
-    }
-    found
 }
 
 /// Makes a tree with everything that a copy has to keep.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::guest::{GUESTCTL, Workspace, guestctl, output, run, small_guest};
-use common::{has_tool, is_root, skip};
+use common::{has_tool, is_root, is_there, skip};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -271,7 +271,7 @@ fn cp_keeps_everything_with_a() {
     run("chown", &[OsStr::new("1000:100"), guest.tree.join("etc/hostname").as_ref()]);
     run("mkfifo", &[guest.tree.join("var/pipe")]);
     run("touch", &[OsStr::new("-hd"), "2001-02-03 04:05:06.123456789".as_ref(), guest.tree.join("absolute").as_ref()]);
-    if has_tool("setfattr") {
+    if is_there("setfattr") {
         let file = guest.tree.join("etc/empty");
         run("setfattr", &[OsStr::new("-n"), "user.colour".as_ref(), "-v".as_ref(), "blue".as_ref(), file.as_ref()]);
     }
@@ -290,7 +290,7 @@ fn cp_keeps_everything_with_a() {
         text.lines().map(|line| if line.contains("  ./") { line.to_owned() } else { whole(line) }).collect()
     };
     assert_eq!(strip(everything(&to)), strip(everything(&guest.tree)));
-    if has_tool("getfattr") {
+    if is_there("getfattr") {
         let value = run(
             "getfattr",
             &[OsStr::new("--only-values"), "-n".as_ref(), "user.colour".as_ref(), to.join("etc/empty").as_ref()],

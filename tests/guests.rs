@@ -129,6 +129,12 @@ fn a_guest_on_subvolumes_of_btrfs_is_one_tree() {
     // The snapshot holds a system too, whose fstab says that the root is another subvolume.
     assert_eq!(systems.len(), 1, "{systems:#?}");
     assert_eq!(systems[0]["root"], "btrfsvol:/dev/sda2/@");
+    let (code, printed, said) = guestctl(&[OsStr::new("inspect"), "--xml".as_ref(), disk.as_os_str()]);
+    let xml = String::from_utf8(printed).expect("text");
+    for (name, place) in [("@", "/"), ("@home", "/home"), ("@log", "/var/log")] {
+        let line = format!("<mountpoint dev=\"btrfsvol:/dev/sda2/{name}\">{place}</mountpoint>");
+        assert!(code == 0 && xml.contains(&line), "{line}: {said} {xml}");
+    }
     let log_line = format!("/var/log /dev/sda2 {log}");
     // The bind mount's own folder is not there, so it is told and not mounted.
     let bound = "/srv/people /dev/sda2 @home";
@@ -418,4 +424,127 @@ fn a_hostile_guest_costs_little_and_reaches_no_file_of_the_host() {
     for words in ["os-release", "only the first", "dpkg/status", "not opened"] {
         assert!(warnings.contains(words), "{words}: {warnings}");
     }
+}
+
+#[test]
+fn every_inspect_call_of_libguestfs_is_there_by_its_name() {
+    let Some(workspace) = ready("xfs") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    fs::write(tree.join("etc/fstab"), "LABEL=root / ext4 defaults 0 1\n").expect("written");
+    let picture = Path::new("usr/share/pixmaps/debian-logo.png");
+    fs::create_dir_all(tree.join("usr/share/pixmaps")).expect("made");
+    fs::write(tree.join(picture), "a picture").expect("written");
+    let image = workspace.path("root.img");
+    shell(&format!("mke2fs -q -t ext4 -L root -d {} {} 32M", tree.display(), image.display()));
+    let mut guest = Guestfs::new().expect("a handle");
+    guest.add_drive_ro(image.to_str().expect("plain")).expect("added");
+    guest.launch().expect("launched");
+    assert_eq!(guest.inspect_os().expect("inspected"), ["/dev/sda"]);
+    let root = "/dev/sda";
+    let texts = [
+        ("type", guest.inspect_get_type(root), "linux"),
+        ("arch", guest.inspect_get_arch(root), std::env::consts::ARCH),
+        ("distro", guest.inspect_get_distro(root), "debian"),
+        ("product_name", guest.inspect_get_product_name(root), "Debian GNU/Linux 12 (bookworm)"),
+        ("product_variant", guest.inspect_get_product_variant(root), "unknown"),
+        ("format", guest.inspect_get_format(root), "installed"),
+        ("hostname", guest.inspect_get_hostname(root), "guest"),
+        ("package_format", guest.inspect_get_package_format(root), "deb"),
+        ("package_management", guest.inspect_get_package_management(root), "apt"),
+        ("osinfo", guest.inspect_get_osinfo(root), "debian12"),
+        ("build_id", guest.inspect_get_build_id(root), "unknown"),
+        ("windows_systemroot", guest.inspect_get_windows_systemroot(root), "unknown"),
+        ("windows_current_control_set", guest.inspect_get_windows_current_control_set(root), "unknown"),
+        ("windows_software_hive", guest.inspect_get_windows_software_hive(root), "unknown"),
+        ("windows_system_hive", guest.inspect_get_windows_system_hive(root), "unknown"),
+    ];
+    for (name, told, expected) in texts {
+        assert_eq!(told.expect(name), expected, "{name}");
+    }
+    let numbers = (guest.inspect_get_major_version(root), guest.inspect_get_minor_version(root));
+    assert!(matches!(numbers, (Ok(12), Ok(5))), "{numbers:?}");
+    let media = [guest.inspect_is_live(root), guest.inspect_is_netinst(root), guest.inspect_is_multipart(root)];
+    assert!(media.into_iter().all(|told| !told.expect("known")));
+    assert_eq!(guest.inspect_get_roots().expect("known"), [root]);
+    assert_eq!(guest.inspect_get_mountpoints(root).expect("known"), [("/".to_owned(), root.to_owned())]);
+    assert_eq!(guest.inspect_get_filesystems(root).expect("known"), [root]);
+    assert_eq!(guest.inspect_get_drive_mappings(root).expect("known"), []);
+    assert_eq!(guest.inspect_get_icon(root).expect("known"), b"a picture");
+    let package = ("base-files".to_owned(), "12.4".to_owned());
+    assert_eq!(guest.inspect_list_applications(root).expect("known"), [package]);
+    let packages = guest.inspect_list_applications2(root).expect("known");
+    assert_eq!((packages.len(), packages[0].arch.as_str()), (1, "amd64"));
+}
+
+#[test]
+fn every_way_to_name_a_filesystem_leads_to_it() {
+    let Some(workspace) = ready("ext4") else { return };
+    let tree = workspace.folder("tree");
+    debian(&tree);
+    let places = ["uuid", "label", "partuuid", "partlabel", "vda", "nvme", "byid", "bypath", "unit"];
+    let system = tree.join("etc/systemd/system");
+    fs::create_dir_all(&system).expect("made");
+    fs::write(system.join("unit.mount"), "[Mount]\nWhat=/dev/disk/by-label/unit\nWhere=/unit\nType=ext4\n")
+        .expect("written");
+    let fstab = "/dev/vda1 / ext4 defaults 0 1\nUUID=11111111-2222-4333-8444-555555555555 /uuid ext4 defaults 0 2\n\
+        LABEL=label /label ext4 defaults 0 2\nPARTUUID=99999999-2222-4333-8444-555555555555 /partuuid auto defaults 0 2\n\
+        PARTLABEL=a\\040name /partlabel ext4 defaults 0 2\n/dev/vda6 /vda ext4 defaults 0 2\n\
+        /dev/disk/by-partlabel/nvme /nvme ext4 defaults 0 2\n/dev/disk/by-id/virtio-DISK_OF_MINE-part8 /byid ext4 defaults 0 2\n\
+        /dev/disk/by-path/pci-0000:00:07.0-part9 /bypath ext4 defaults 0 2\n/label /bound none bind 0 0\n\
+        /dev/vdb1 /missing ext4 defaults 0 2\nLABEL=none /missing ext4 defaults 0 2\n\
+        tmpfs /tmp tmpfs defaults 0 0\nnas:/export /nas nfs defaults 0 0\n";
+    fs::write(tree.join("etc/fstab"), fstab).expect("written");
+    for place in places.iter().chain(&["bound", "missing"]) {
+        fs::create_dir_all(tree.join(place)).expect("made");
+    }
+    // Beside fstab, and with no line in it: a partition that says of itself what it is.
+    fs::create_dir_all(tree.join("srv")).expect("made");
+    let image = workspace.path("disk.img");
+    let mut script = format!(
+        "truncate -s 96M {0}; cd {1}; mke2fs -q -t ext4 -d tree root 24M; ",
+        image.display(),
+        workspace.path("").display()
+    );
+    let mut table = String::from("label: gpt\\nsize=24MiB, type=linux\\n");
+    for (number, place) in places.iter().chain(&["srv"]).enumerate() {
+        let more = match *place {
+            "partuuid" => ", uuid=99999999-2222-4333-8444-555555555555",
+            "partlabel" => ", name=\\\"a name\\\"",
+            "nvme" => ", name=nvme",
+            _ => "",
+        };
+        let kind = if *place == "srv" { "3B8F8425-20E0-4F3B-907F-1A25A76F98E8" } else { "linux" };
+        table.push_str(&format!("size=4MiB, type={kind}{more}\\n"));
+        let uuid = if *place == "uuid" { "11111111-2222-4333-8444-555555555555" } else { "random" };
+        script.push_str(&format!(
+            "mkdir content-{place}; echo {place} >content-{place}/file; mke2fs -q -t ext4 -O ^has_journal -U {uuid} -L {place} -d content-{place} part 4M; \
+             dd if=part of=disk.img bs=1M seek={} conv=notrunc status=none; rm part; ",
+            25 + number * 4
+        ));
+    }
+    script.push_str(&format!("printf \"{table}\" | sfdisk -q --no-reread --no-tell-kernel disk.img; dd if=root of=disk.img bs=1M seek=1 conv=notrunc status=none"));
+    shell(&script);
+    let told = inspect(&["--json"], &image);
+    let system = &told["systems"][0];
+    let missing = [
+        "/dev/vdb1 on /missing: no such device",
+        "LABEL=none on /missing: no such device",
+        "nas:/export on /nas: not on this machine (nfs)",
+    ];
+    assert_eq!(system["missing"], serde_json::json!(missing));
+    let mut expected = vec![String::from("/ /dev/sda1")];
+    expected.extend(places.iter().enumerate().map(|(number, place)| format!("/{place} /dev/sda{}", number + 2)));
+    expected.extend([String::from("/srv /dev/sda11"), String::from("/bound /dev/sda3")]);
+    assert_eq!(mounts(system), expected);
+    let path = image.to_str().expect("plain");
+    for place in places.iter().chain(&["srv", "bound"]) {
+        let (code, printed, said) = guestctl(&["cat", path, &format!("/{place}/file")]);
+        let text = if *place == "bound" { "label" } else { place };
+        assert_eq!((code, String::from_utf8_lossy(&printed).trim()), (0, text), "{said}");
+    }
+    let (code, printed, said) = guestctl(&["inspect", "--xml", path]);
+    let xml = String::from_utf8(printed).expect("text");
+    assert!(code == 0 && xml.contains("<mountpoint dev=\"/dev/sda2\">/uuid</mountpoint>"), "{said} {xml}");
+    assert!(xml.contains("<name>base-files</name>"), "{xml}");
 }

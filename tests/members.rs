@@ -106,7 +106,7 @@ fn members_of_arrays_of_firmware_are_named() {
         let (code, out, error) = guestctl(&["filesystems", text(&image)]);
         assert_eq!(code, 0, "{error}");
         assert!(String::from_utf8_lossy(&out).contains(kind) && error.contains(name), "{error}");
-        if common::has_tool("blkid") {
+        if common::is_there("blkid") {
             let told = output("blkid", &["-p", "-o", "value", "-s", "TYPE", text(&image)]);
             assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), kind);
         }

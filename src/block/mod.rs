@@ -16,6 +16,7 @@ pub mod qcow2;
 mod raw;
 pub mod references;
 mod runs;
+mod scratch;
 mod slice;
 mod split;
 mod vhd;
@@ -28,6 +29,7 @@ pub use open::{OpenImage, OpenOptions, Via, is_remote, open, open_with_overlay};
 pub use probe::{ImageFormat, PROBE_LENGTH, TRAILER_LENGTH};
 pub use raw::RawDevice;
 pub use runs::RunCache;
+pub(crate) use scratch::ScratchDevice;
 pub use slice::SliceDevice;
 
 use crate::error::{Error, Result};

@@ -4,6 +4,7 @@
 //! bytes out, never a path. Drivers know nothing of each other.
 
 pub mod btrfs;
+pub mod erofs;
 pub mod ext4;
 pub mod fat;
 mod open;

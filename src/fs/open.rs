@@ -1,7 +1,7 @@
 //! Opens whatever filesystem lies on a device.
 
 use super::probe::{self, Usage};
-use super::{Filesystem, FsOptions, btrfs, ext4, fat, xfs};
+use super::{Filesystem, FsOptions, btrfs, erofs, ext4, fat, xfs};
 use crate::block::SharedDevice;
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct OpenWith<'a> {
 
 /// Says whether a driver reads filesystems of a kind.
 pub fn has_driver(kind: &str) -> bool {
-    matches!(kind, "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" | "vfat")
+    matches!(kind, "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" | "vfat" | "erofs")
 }
 
 /// Says whether a driver writes filesystems of a kind.
@@ -45,6 +45,7 @@ pub fn open(device: SharedDevice, with: &OpenWith<'_>, options: &FsOptions) -> R
         ("ext2" | "ext3" | "ext4", _) => Ok(Arc::new(ext4::Ext4::open(device, options)?)),
         ("xfs", _) => Ok(Arc::new(xfs::Xfs::open_with(device, with.members, options)?)),
         ("btrfs", _) => Ok(Arc::new(btrfs::Btrfs::open(device, with.members, with.subvolume, options)?)),
+        ("erofs", _) => Ok(Arc::new(erofs::Erofs::open(device, options)?)),
         ("vfat", _) => Ok(Arc::new(fat::Fat::open(device, options)?)),
         (_, Usage::Filesystem) => Err(Error::unsupported(format!("no driver reads {kind}"))),
         (_, Usage::Swap) => Err(Error::unsupported(format!("{kind} is swap space and holds no files"))),

@@ -174,9 +174,15 @@ fn spec_entries(guest: &Guest<'_>) -> Vec<(String, BootEntry)> {
 
 /// Returns the deployment of ostree that the newest entry starts: `/ostree/boot.1/fedora/<checksum>/0`.
 pub(super) fn newest_ostree(guest: &Guest<'_>) -> Option<String> {
+    newest_option(guest, "ostree=").map(|(path, _)| path)
+}
+
+/// Returns what a word of the newest entry's command line has behind its beginning, and the entry's title.
+pub(super) fn newest_option(guest: &Guest<'_>, start: &str) -> Option<(String, String)> {
     let entries = spec_entries(guest);
-    let options = entries.iter().find_map(|(_, entry)| entry.options.as_deref())?;
-    options.split_whitespace().find_map(|word| word.strip_prefix("ostree=")).map(str::to_owned)
+    let (_, entry) = entries.iter().find(|(_, entry)| entry.options.is_some())?;
+    let word = entry.options.as_deref()?.split_whitespace().find_map(|word| word.strip_prefix(start))?;
+    Some((word.to_owned(), entry.title.clone()))
 }
 
 fn systemd_boot(guest: &Guest<'_>) -> Option<BootLoader> {

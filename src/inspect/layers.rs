@@ -1,9 +1,10 @@
-//! Folders that lie over each other, shown as the one that overlayfs makes of them: the root of a container of Docker or Podman.
+//! Folders that lie over each other, shown as the one that overlayfs makes of them: the root of a container of Docker or
+//! Podman, `/etc` of a transactional system.
 //!
 //! The rules are those of the kernel's `Documentation/filesystems/overlayfs.rst`: of several files of a name the upper one is
 //! there, folders are merged, a character device with the number 0/0 takes a name away, and a folder whose attribute
-//! `overlay.opaque` is `y` hides those below it. Redirected folders and files of metadata alone, which need an option of the
-//! kernel that neither program sets, are not followed.
+//! `overlay.opaque` is `y` hides those below it. The attributes that the layers have for this are not shown. Redirected
+//! folders and files of metadata alone, which need an option of the kernel that neither program sets, are not followed.
 
 use crate::error::{Error, Result};
 use crate::fs::{Attr, DirEntry, FileType, Filesystem, FsInfo, Ino, StatFs};
@@ -13,7 +14,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// The most files that are kept in mind.
-const MAX_NODES: usize = 1 << 20;
+const MAX_NODES: usize = 1 << 18;
 
 /// The most names of one folder.
 const MAX_NAMES: usize = 1 << 17;
@@ -21,11 +22,14 @@ const MAX_NAMES: usize = 1 << 17;
 /// The number of the root; the others follow.
 const ROOT: Ino = 1;
 
+/// The beginnings of the attributes that the layers have for overlayfs, with and without privileges.
+const PRIVATE: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs."];
+
 /// Where a file lies: in one layer, or as a folder in several, the upper first.
 type Places = Vec<(usize, Ino)>;
 
-/// Folders over each other.
-pub(super) struct Layers {
+/// Folders over each other, as a filesystem for reading.
+pub struct Layers {
     /// The layers, the upper first.
     layers: Vec<Arc<dyn Filesystem>>,
     nodes: Mutex<Nodes>,
@@ -39,7 +43,7 @@ struct Nodes {
 
 impl Layers {
     /// Makes one filesystem of layers, the upper first. There is at least one.
-    pub(super) fn new(layers: Vec<Arc<dyn Filesystem>>) -> Self {
+    pub fn new(layers: Vec<Arc<dyn Filesystem>>) -> Self {
         let root: Places = layers.iter().map(|layer| layer.root()).enumerate().collect();
         let known = HashMap::from([(root.clone(), ROOT)]);
         Self { layers, nodes: Mutex::new(Nodes { list: vec![(root, ROOT)], known }) }
@@ -72,9 +76,15 @@ impl Layers {
     }
 
     fn is_opaque(&self, layer: usize, ino: Ino) -> bool {
-        let names = ["trusted.overlay.opaque", "user.overlay.opaque"];
-        names.iter().any(|name| self.layers[layer].xattr(ino, name.as_bytes()).is_ok_and(|value| value == b"y"))
+        PRIVATE.iter().any(|start| {
+            let name = [start, &b"opaque"[..]].concat();
+            self.layers[layer].xattr(ino, &name).is_ok_and(|value| value == b"y")
+        })
     }
+}
+
+fn is_private(name: &[u8]) -> bool {
+    PRIVATE.iter().any(|start| name.starts_with(start))
 }
 
 /// Says whether a file stands for none, and hides those below it.
@@ -166,14 +176,43 @@ impl Filesystem for Layers {
         layer.read(own, offset, buf)
     }
 
+    fn next_data(&self, ino: Ino, offset: u64) -> Result<u64> {
+        let (layer, own) = self.upper(ino)?;
+        layer.next_data(own, offset)
+    }
+
+    fn next_hole(&self, ino: Ino, offset: u64) -> Result<u64> {
+        let (layer, own) = self.upper(ino)?;
+        layer.next_hole(own, offset)
+    }
+
     fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        if is_private(name) {
+            return Err(Error::Errno(libc::ENODATA));
+        }
         let (layer, own) = self.upper(ino)?;
         layer.xattr(own, name)
     }
 
     fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let (layer, own) = self.upper(ino)?;
-        layer.xattrs(own)
+        let mut names = layer.xattrs(own)?;
+        names.retain(|name| !is_private(name));
+        Ok(names)
+    }
+
+    fn has_xattrs(&self) -> bool {
+        self.layers.iter().any(|layer| layer.has_xattrs())
+    }
+
+    fn disk_order(&self, ino: Ino) -> u64 {
+        self.upper(ino).map_or(ino, |(layer, own)| layer.disk_order(own))
+    }
+
+    fn prefetch(&self, ino: Ino, offset: u64, len: u64) {
+        if let Ok((layer, own)) = self.upper(ino) {
+            layer.prefetch(own, offset, len);
+        }
     }
 }
 

@@ -67,7 +67,7 @@ fn packages_by_database(guest: &Guest<'_>, system: &mut System) {
 }
 
 /// Fills in the names and settings that any Unix with Linux's files has.
-fn names(guest: &Guest<'_>, system: &mut System) {
+pub(super) fn names(guest: &Guest<'_>, system: &mut System) {
     let variable = |path: &str, name: &str| Variables::parse(&guest.text(path)?).owned(name);
     system.hostname = hostname(guest).or_else(|| variable("/etc/sysconfig/network", "HOSTNAME"));
     system.machine_id = machine_id(guest);

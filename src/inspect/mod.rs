@@ -10,6 +10,7 @@
 mod assemble;
 mod boot;
 mod bsd;
+mod composefs;
 mod containers;
 mod dos;
 mod elf;
@@ -38,8 +39,10 @@ mod windows;
 mod fixture;
 
 pub use assemble::{Assembly, DeviceId, Placed, RootCandidate, assemble, drives};
+pub use composefs::Composefs;
 pub use containers::Container;
 pub use fstab::{MountEntry, MountSpec};
+pub use layers::Layers;
 pub use subtree::Subtree;
 pub use types::*;
 
@@ -59,7 +62,7 @@ pub fn look(tree: &Tree) -> Result<Option<System>> {
     let guest = Guest::new(tree);
     let mut system = bsd::look(&guest).or_else(|| linux::look(&guest));
     if system.is_none()
-        && let Some(deployment) = ostree::deployment(&guest)
+        && let Some(deployment) = deployed(&guest)
         && let Some(inner) = ostree::tree_of(tree, &deployment, &guest)
     {
         let inner = Guest::new(&inner);
@@ -69,6 +72,7 @@ pub fn look(tree: &Tree) -> Result<Option<System>> {
         }
         inner.into_warnings().into_iter().for_each(|warning| guest.warn(warning));
     }
+    system = system.or_else(|| composefs::look(tree, &guest));
     for other in [windows::look, linux::media, windows::media, dos::look] {
         system = system.or_else(|| other(&guest));
     }
@@ -96,7 +100,11 @@ fn within<T>(tree: &Tree, deployment: Option<&Deployment>, act: impl FnOnce(&Gue
 /// Finds the deployment that is the system of a tree, where the tree's root is none itself.
 fn deployment_of(tree: &Tree) -> Option<Deployment> {
     let guest = Guest::new(tree);
-    if linux::is_unix_root(&guest) { None } else { ostree::deployment(&guest) }
+    if linux::is_unix_root(&guest) { None } else { deployed(&guest) }
+}
+
+fn deployed(guest: &Guest<'_>) -> Option<Deployment> {
+    ostree::deployment(guest).or_else(|| composefs::deployment(guest))
 }
 
 /// Returns what the system of a tree mounts at boot: fstab, then systemd's mount units.
@@ -192,6 +200,7 @@ fn unix(guest: &Guest<'_>) -> Details {
         cloud_init: settings::cloud_init(guest),
         virtio: kernels::virtio(guest),
         last_boot,
+        last_boot_guessed: false,
         last_shutdown,
         last_log,
         icon: linux::icon(guest),

@@ -18,8 +18,11 @@ fn linux(system: &System, distro: &str, major: u32, minor: u32) -> Option<String
     let name = system.product_name.as_deref().unwrap_or_default();
     Some(match distro {
         "archlinux" | "gentoo" | "voidlinux" => distro.into(),
+        // MicroOS and Aeon have the date of a snapshot for their version, and no id.
+        "opensuse" if major > 1000 && !name.contains("Tumbleweed") => return None,
         "opensuse" if name.contains("Tumbleweed") => "opensusetumbleweed".into(),
         "nixos" => format!("nixos-{}", system.version_id.as_deref()?),
+        "cirros" if minor > 0 => format!("cirros{major}.{minor}"),
         _ if major == 0 => return None,
         "centos" if name.contains("Stream") => format!("centos-stream{major}"),
         "centos" if major >= 8 => format!("centos{major}"),
@@ -33,10 +36,11 @@ fn linux(system: &System, distro: &str, major: u32, minor: u32) -> Option<String
         ),
         "oraclelinux" => format!("ol{major}.{minor}"),
         "ubuntu" => format!("ubuntu{major}.{minor:02}"),
+        "sles" if name.contains("Micro") => return None,
         "sles" if minor == 0 => format!("sles{major}"),
         "sles" => format!("sles{major}sp{minor}"),
         "amzn" => format!("amazonlinux{major}"),
-        "rhel" | "opensuse" | "alpinelinux" | "altlinux" | "scientificlinux" | "cirros" | "mandriva" | "slackware"
+        "rhel" | "opensuse" | "alpinelinux" | "altlinux" | "scientificlinux" | "mandriva" | "slackware"
         | "pldlinux" | "meego" => {
             let distro = if distro == "scientificlinux" { "scientific" } else { distro };
             format!("{distro}{major}.{minor}")

@@ -2,9 +2,11 @@
 //!
 //! The layout is specified by ostree's documentation ("Anatomy of an OSTree repository", "Deployments").
 
+use super::composefs::Composefs;
 use super::read::{Guest, join, tidy};
 use super::subtree::Subtree;
 use super::types::Deployment;
+use crate::fs::Filesystem;
 use crate::tree::{Mount, Tree};
 use std::sync::Arc;
 
@@ -34,7 +36,11 @@ pub(super) fn deployment(guest: &Guest<'_>) -> Option<Deployment> {
                 let Some(at) = guest.found(&path).filter(|at| at.attr.is_dir()) else { continue };
                 let is_named = named.as_ref() == Some(&at.path);
                 let booted = (is_named, booted(guest, ostree, &stateroot, &name));
-                found.push((booted, at.attr.mtime.seconds, Deployment { path, var: join(&folder, "var") }));
+                found.push((
+                    booted,
+                    at.attr.mtime.seconds,
+                    Deployment { path, var: join(&folder, "var"), image: None },
+                ));
             }
         }
         found.sort_by_key(|(booted, changed, _)| (*booted, *changed));
@@ -60,22 +66,29 @@ fn booted(guest: &Guest<'_>, ostree: &str, stateroot: &[u8], name: &[u8]) -> boo
     false
 }
 
-/// Returns a deployment as a tree of its own, with the `/var` that belongs to it.
+/// Returns a deployment as a tree of its own, with the `/var` that belongs to it, and `/etc` where that is not in it.
 pub(super) fn tree_of(tree: &Tree, deployment: &Deployment, guest: &Guest<'_>) -> Option<Tree> {
     let physical = &tree.mounts().first()?.filesystem;
     let open = |path: &[u8]| Subtree::open(physical.clone(), path);
-    let root = open(&deployment.path).map_err(|error| guest.warn_of(&deployment.path, &error)).ok()?;
-    let mount = |filesystem, mountpoint: &str| Mount {
-        filesystem: Arc::new(filesystem),
+    let root: Arc<dyn Filesystem> = match &deployment.image {
+        Some(image) => {
+            Arc::new(Composefs::open(physical.clone(), image).map_err(|error| guest.warn_of(image, &error)).ok()?)
+        }
+        None => Arc::new(open(&deployment.path).map_err(|error| guest.warn_of(&deployment.path, &error)).ok()?),
+    };
+    let mount = |filesystem: Arc<dyn Filesystem>, mountpoint: &str| Mount {
+        filesystem,
         mountpoint: mountpoint.into(),
         source: tidy(&deployment.path),
     };
     let mut mounts = vec![mount(root, "/")];
     let alone = Tree::new(mounts.clone()).ok()?;
-    for (path, mountpoint) in [(deployment.var.as_slice(), "/var"), (b"/boot", "/boot"), (b"/", "/sysroot")] {
+    let etc = deployment.image.as_ref().map(|_| (join(&deployment.path, "etc"), "/etc"));
+    let others = [(deployment.var.clone(), "/var"), (b"/boot".to_vec(), "/boot"), (b"/".to_vec(), "/sysroot")];
+    for (path, mountpoint) in etc.into_iter().chain(others) {
         let there = alone.resolve(mountpoint.as_bytes(), false).is_ok_and(|found| found.attr.is_dir());
-        if let (true, Ok(filesystem)) = (there, open(path)) {
-            mounts.push(mount(filesystem, mountpoint));
+        if let (true, Ok(filesystem)) = (there, open(&path)) {
+            mounts.push(mount(Arc::new(filesystem), mountpoint));
         }
     }
     Tree::new(mounts).map_err(|error| guest.warn_of(&deployment.path, &error)).ok()

@@ -30,7 +30,13 @@ fn distro_of_id(id: &str) -> &str {
         "arch" => "archlinux",
         "kali" => "kalilinux",
         "ol" => "oraclelinux",
-        "opensuse-leap" | "opensuse-tumbleweed" | "opensuse-microos" | "opensuse-leap-micro" | "suse" => "opensuse",
+        "opensuse-leap"
+        | "opensuse-tumbleweed"
+        | "opensuse-microos"
+        | "opensuse-leap-micro"
+        | "suse"
+        | "aeon"
+        | "kalpa" => "opensuse",
         "pld" => "pldlinux",
         "scientific" => "scientificlinux",
         "sled" | "sles_sap" | "sle_hpc" | "sle-micro" | "sl-micro" => "sles",

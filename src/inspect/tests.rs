@@ -83,6 +83,36 @@ fn every_family_is_known_by_what_manages_its_packages() {
     assert_eq!(with("ID=photon\nVERSION_ID=5.0\n"), "linux photon 5.0 x86_64 rpm tdnf -");
     assert_eq!(with("ID=buildroot\nVERSION_ID=2023.08\n"), "linux buildroot 2023.8 x86_64 - - -");
     assert_eq!(with("ID=somethingelse\nVERSION_ID=1\n"), "linux somethingelse 1.0 x86_64 - - -");
+    assert_eq!(with("ID=ubuntu\nVERSION_ID=\"24.04\"\n"), "linux ubuntu 24.4 x86_64 deb apt ubuntu24.04");
+    assert_eq!(
+        with("ID=\"centos\"\nVERSION_ID=\"9\"\nPRETTY_NAME=\"CentOS Stream 9\"\n"),
+        "linux centos 9.0 x86_64 rpm dnf centos-stream9"
+    );
+    assert_eq!(with("ID=\"rocky\"\nVERSION_ID=\"9.4\"\n"), "linux rocky 9.4 x86_64 rpm dnf rocky9");
+    assert_eq!(with("ID=\"almalinux\"\nVERSION_ID=\"8.10\"\n"), "linux almalinux 8.10 x86_64 rpm dnf almalinux8");
+    assert_eq!(
+        with("ID=\"scientific\"\nVERSION_ID=\"7.9\"\n"),
+        "linux scientificlinux 7.9 x86_64 rpm yum scientific7.9"
+    );
+    assert_eq!(
+        with("ID=\"sl-micro\"\nVERSION_ID=\"6.0\"\nPRETTY_NAME=\"SUSE Linux Micro 6.0\"\n"),
+        "linux sles 6.0 x86_64 rpm zypper -"
+    );
+    assert_eq!(
+        with("ID=\"opensuse-tumbleweed\"\nVERSION_ID=\"20240801\"\nNAME=\"openSUSE Tumbleweed\"\n"),
+        "linux opensuse 20240801.0 x86_64 rpm zypper opensusetumbleweed"
+    );
+    for transactional in ["opensuse-microos", "aeon"] {
+        let text = format!("ID=\"{transactional}\"\nVERSION_ID=\"20240801\"\nNAME=\"openSUSE MicroOS\"\n");
+        assert_eq!(with(&text), "linux opensuse 20240801.0 x86_64 rpm zypper -");
+    }
+    assert_eq!(with("ID=fedora\nVERSION_ID=41\nVARIANT_ID=coreos\n"), "linux fedora 41.0 x86_64 rpm dnf fedora41");
+    assert_eq!(with("ID=kali\nVERSION_ID=2024.2\n"), "linux kalilinux 2024.2 x86_64 deb apt -");
+    assert_eq!(with("ID=linuxmint\nVERSION_ID=\"21.3\"\n"), "linux linuxmint 21.3 x86_64 deb apt mint21");
+    let cirros = base().file("etc/cirros/version", "0.5.2\n");
+    assert_eq!(brief(&seen(cirros)), "linux cirros 0.5 x86_64 - - cirros0.5");
+    let hurd = base().file("etc/os-release", "ID=debian\nVERSION_ID=12\n").file("etc/hurd/x", "").dir("hurd");
+    assert_eq!(brief(&seen(hurd)), "hurd debian 12.0 x86_64 deb apt debian12");
     let known = base().file("etc/os-release", "ID=somethingelse\n").file("var/lib/dpkg/status", "");
     assert_eq!(brief(&seen(known)), "linux somethingelse 0.0 x86_64 deb apt -");
     assert_eq!(brief(&seen(base().file("bin2", "").file("usr/bin/busybox", ""))), "linux busybox 0.0 x86_64 - - -");
@@ -148,6 +178,36 @@ fn the_deployment_that_the_boot_loader_starts_is_the_system() {
     assert_eq!(seen(fixture().file("boot/loader/entries/ostree-1-fedora.conf", entry(1, 0))).major(), 40);
     let elsewhere = fixture().file("boot/loader/entries/a.conf", "options ostree=/ostree/../../etc\n");
     assert!(seen(elsewhere).major() >= 39);
+}
+
+#[test]
+fn a_system_in_an_image_of_composefs_is_told_as_far_as_its_own_files_go() {
+    let (old, new) = ("a".repeat(128), "b".repeat(128));
+    let mut fixture = Fixture::new()
+        .dir("composefs/objects/00")
+        .file(&format!("composefs/images/{new}"), "")
+        .file("boot/loader/entries/bootc-a-1.conf", format!("title Old\nversion 1\noptions rw composefs={old}\n"))
+        .file(
+            "boot/loader/entries/bootc-b-2.conf",
+            format!("title Fedora 42\nversion 2\noptions rw composefs={new}\n"),
+        );
+    for (id, name) in [(&old, "old"), (&new, "new")] {
+        fixture = fixture
+            .file(&format!("state/deploy/{id}/etc/hostname"), name)
+            .file(&format!("state/deploy/{id}/etc/machine-id"), "0123456789abcdef0123456789abcdef\n");
+    }
+    let tree = fixture.tree();
+    let system = look(&tree).expect("readable").expect("a system");
+    assert_eq!((system.kind, system.distro.as_str()), (Kind::Linux, "unknown"));
+    assert_eq!((system.hostname.as_deref(), system.product_name.as_deref()), (Some("new"), Some("Fedora 42")));
+    // The image is empty, which is said, and what that means.
+    assert_eq!(system.warnings.len(), 2);
+    assert!(system.warnings[1].contains("composefs") && system.warnings[1].contains("not read"), "{system:?}");
+    assert_eq!(packages(&tree, &system).packages, []);
+    details(&tree, &system);
+    // What only has such folders is none.
+    let none = Fixture::new().dir("composefs/objects").dir("composefs/images").dir("state/deploy");
+    assert_eq!(look(&none.tree()).expect("readable"), None);
 }
 
 #[test]
@@ -227,7 +287,7 @@ fn installation_media_are_told_by_their_marks() {
 }
 
 /// Files that inspection reads.
-const EVERYTHING: [&str; 45] = [
+const EVERYTHING: [&str; 52] = [
     "etc/os-release",
     "etc/fstab",
     "etc/passwd",
@@ -273,6 +333,13 @@ const EVERYTHING: [&str; 45] = [
     "etc/localtime",
     "var/log/journal/0123456789abcdef0123456789abcdef/system.journal",
     "etc/default/keyboard",
+    "etc/resolv.conf",
+    "usr/lib/sysimage/rpm/Packages.db",
+    "var/db/pkg/cat/a-1/PF",
+    "etc/systemd/system/multi-user.target.wants/a.service",
+    "var/lib/docker/containers/a/config.v2.json",
+    "var/lib/containers/storage/overlay-containers/containers.json",
+    "var/lib/cloud/data/instance-id",
 ];
 
 #[test]
@@ -293,6 +360,7 @@ fn a_hostile_guest_is_told_as_far_as_it_goes() {
         assert_eq!((system.kind, system.arch.as_deref()), (Kind::Linux, Some("x86_64")));
         let (told, packages) = (details(&tree, &system), packages(&tree, &system));
         assemble(&RootCandidate::new("/dev/sda1", None, &tree, &system), &[]);
+        containers(&tree);
         let warnings = system.warnings.len() + told.warnings.len() + packages.warnings.len();
         assert!(warnings > 0 || number == 2, "guest {number}");
         assert_eq!(packages.packages, []);

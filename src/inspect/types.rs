@@ -156,15 +156,18 @@ impl System {
     }
 }
 
-/// An ostree deployment: a whole system in a folder of the filesystem.
+/// A deployment of ostree, a whole system in a folder of the filesystem, or one of composefs, whose tree is an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Deployment {
-    /// The folder of the deployment: `/ostree/deploy/fedora-coreos/deploy/<checksum>.0`.
+    /// The folder of the deployment: `/ostree/deploy/fedora-coreos/deploy/<checksum>.0`, `/state/deploy/<id>`.
     #[serde(serialize_with = "lossy")]
     pub path: Vec<u8>,
     /// The folder that is `/var` in it: `/ostree/deploy/fedora-coreos/var`.
     #[serde(serialize_with = "lossy")]
     pub var: Vec<u8>,
+    /// The image that is the tree, of composefs; its `/etc` lies in the deployment's folder.
+    #[serde(serialize_with = "lossy_option")]
+    pub image: Option<Vec<u8>>,
 }
 
 /// What only Windows has.
@@ -490,6 +493,9 @@ pub struct Details {
     pub virtio: Vec<String>,
     /// When it last booted, in seconds since 1970, by its logs.
     pub last_boot: Option<i64>,
+    /// Whether [`last_boot`](Self::last_boot) is a guess: of a Windows whose event log does not tell, by the time of a file that
+    /// it writes when it boots.
+    pub last_boot_guessed: bool,
     /// When it was last shut down in an orderly way, in seconds since 1970, by its logs.
     pub last_shutdown: Option<i64>,
     /// When it last wrote to its logs, in seconds since 1970.
@@ -504,6 +510,10 @@ pub struct Details {
 /// Writes bytes as text; what is no UTF-8 becomes U+FFFD.
 pub(super) fn lossy<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&String::from_utf8_lossy(bytes))
+}
+
+fn lossy_option<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+    bytes.as_deref().map(String::from_utf8_lossy).serialize(serializer)
 }
 
 #[cfg(test)]

@@ -31,6 +31,15 @@ fn is_program(file: &Path) -> bool {
     nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file()
 }
 
+/// Says whether a program is installed; a part of a test that goes without it is skipped, and that is said.
+pub fn is_there(name: &str) -> bool {
+    let found = has_tool(name);
+    if !found {
+        skip(&format!("there is no {name}"));
+    }
+    found
+}
+
 /// Says whether a program is installed.
 pub fn has_tool(name: &str) -> bool {
     tool(name).is_some()

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::str::FromStr;
 
 /// What of a system can be asked for: the keys of its JSON.
-pub(super) const FIELDS: [&str; 49] = [
+pub(super) const FIELDS: [&str; 50] = [
     "root",
     "type",
     "distro",
@@ -50,6 +50,7 @@ pub(super) const FIELDS: [&str; 49] = [
     "cloud_init",
     "virtio",
     "last_boot",
+    "last_boot_guessed",
     "last_shutdown",
     "last_log",
     "icon",

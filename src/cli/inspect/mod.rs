@@ -10,11 +10,13 @@ use super::jobs::Jobs;
 use super::output;
 use crate::error::{Error, IoContext, Result};
 use crate::guestfs::Guestfs;
+use crate::inspect::Placed;
 use fields::Fields;
-use report::{Report, Wanted};
+use report::{Described, Report, Wanted};
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
+use xml::Extra;
 
 /// Say which operating systems are on images, and what is to be known of them
 ///
@@ -57,7 +59,8 @@ pub(super) struct Args {
 /// What was found, as far as it is needed for printing.
 struct Told {
     report: Report,
-    icons: Vec<Vec<u8>>,
+    /// Of each system, for XML alone.
+    extras: Vec<Extra>,
 }
 
 /// What JSON says of an image that cannot be inspected.
@@ -83,18 +86,24 @@ fn look(args: &Args, image: &str) -> Result<Told> {
         wanted = Wanted { details: asked.details, packages: asked.packages || args.packages };
     }
     let report = Report::new(image, &mut guest, wanted)?;
-    let icons = if args.xml { icons(&guest, &report) } else { Vec::new() };
-    Ok(Told { report, icons })
+    let extras =
+        if args.xml { report.systems.iter().map(|system| extra(&guest, system)).collect() } else { Vec::new() };
+    Ok(Told { report, extras })
 }
 
-/// Reads the pictures of the systems; what cannot be read has none.
-fn icons(guest: &Guestfs, report: &Report) -> Vec<Vec<u8>> {
-    report.systems.iter().map(|system| guest.inspect_get_icon(&system.root).unwrap_or_default()).collect()
+/// Reads what XML alone tells of a system; a picture that cannot be read is none.
+fn extra(guest: &Guestfs, system: &Described) -> Extra {
+    let mounts = guest.inspect_get(&system.root).map_or(&[][..], |root| &root.assembly.mounts);
+    let name = |placed: &Placed| guest.mountable_of(placed).unwrap_or_else(|_| placed.device.clone());
+    Extra {
+        icon: guest.inspect_get_icon(&system.root).unwrap_or_default(),
+        mountables: mounts.iter().map(name).collect(),
+    }
 }
 
 impl Args {
     fn print(&self, image: &str, told: Result<Told>, several: bool) -> Result<()> {
-        let Told { report, icons } = match told {
+        let Told { report, extras } = match told {
             Ok(told) => told,
             Err(error) => {
                 if self.json && several {
@@ -109,7 +118,7 @@ impl Args {
             (Some(fields), false) => fields.print(&report, several),
             (None, true) if several => return print_line(&report),
             (None, true) => return output::print_json(&report),
-            (None, false) if self.xml => print!("{}", xml::document(&report, &icons)),
+            (None, false) if self.xml => print!("{}", xml::document(&report, &extras)),
             (None, false) => page::print(&report).doing(|| "cannot print")?,
         }
         if several && self.fields.is_none() {

@@ -199,7 +199,8 @@ fn details(details: &Details) {
     for array in &details.arrays {
         line("array", Some(format!("{} {}", array.device, array.uuid.as_deref().unwrap_or_default()).trim_end()));
     }
-    line("last boot", details.last_boot.map(time_text));
+    let guess = if details.last_boot_guessed { ", by the time of a file" } else { "" };
+    line("last boot", details.last_boot.map(|time| format!("{}{guess}", time_text(time))));
     line("last shutdown", details.last_shutdown.map(time_text));
     line("last log", details.last_log.map(time_text));
 }

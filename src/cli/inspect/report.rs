@@ -44,9 +44,6 @@ pub(super) struct Described {
 /// Something mounted.
 #[derive(Debug, Serialize)]
 pub(super) struct Place {
-    /// What libguestfs calls it.
-    #[serde(skip)]
-    pub name: String,
     pub device: String,
     pub mountpoint: String,
     /// The path of the Btrfs subvolume.
@@ -55,6 +52,10 @@ pub(super) struct Place {
     pub subvolume_id: Option<u64>,
     /// The folder of the filesystem that is shown, where it is not the whole.
     pub folder: Option<String>,
+    /// The image of composefs whose tree is shown.
+    pub image: Option<String>,
+    /// The folders of the guest that lie below it where it is an overlay, the upper first.
+    pub lower: Vec<String>,
 }
 
 /// A drive letter of Windows.
@@ -77,15 +78,15 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Place {
-    fn new(guest: &Guestfs, placed: &Placed) -> Self {
-        let name = guest.mountable_of(placed).unwrap_or_else(|_| placed.device.clone());
+    fn new(placed: &Placed) -> Self {
         Self {
-            name,
             device: placed.device.clone(),
             mountpoint: text(&placed.mountpoint),
             subvolume: placed.subvolume.as_deref().map(text),
             subvolume_id: placed.subvolume_id,
             folder: placed.folder.as_deref().map(text),
+            image: placed.image.as_deref().map(text),
+            lower: placed.lower.iter().map(|layer| text(&layer.mountpoint)).collect(),
         }
     }
 }
@@ -151,7 +152,7 @@ impl Described {
             drive_mappings: guest.inspect_get_drive_mappings(&name)?.into_iter().map(letter).collect(),
             root: name,
             system,
-            mounts: root.assembly.mounts.iter().map(|placed| Place::new(guest, placed)).collect(),
+            mounts: root.assembly.mounts.iter().map(Place::new).collect(),
             swaps: root.assembly.swaps.clone(),
             missing: root.assembly.missing.clone(),
             details,

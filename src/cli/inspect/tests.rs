@@ -40,7 +40,7 @@ fn system(kind: Kind) -> System {
         osinfo: some(),
         merged_usr: Some(true),
         installer: false,
-        deployment: Some(Deployment { path: b"/a".to_vec(), var: b"/b".to_vec() }),
+        deployment: Some(Deployment { path: b"/a".to_vec(), var: b"/b".to_vec(), image: Some(b"/c".to_vec()) }),
         windows: Some(WindowsSystem {
             system_root: text(),
             current_control_set: some(),
@@ -106,6 +106,7 @@ fn details() -> Details {
         cloud_init: Some(cloud_init),
         virtio: texts(),
         last_boot: Some(1),
+        last_boot_guessed: false,
         last_shutdown: Some(1),
         last_log: Some(1),
         icon: some(),
@@ -146,12 +147,13 @@ fn full() -> Report {
         install_path: text(),
     };
     let place = Place {
-        name: String::from("btrfsvol:x/x"),
         device: text(),
         mountpoint: text(),
         subvolume: some(),
         subvolume_id: Some(1),
         folder: some(),
+        image: some(),
+        lower: texts(),
     };
     Report {
         image: text(),
@@ -223,9 +225,13 @@ fn every_key_of_a_system_is_a_field() {
 fn xml_has_the_elements_of_virt_inspector_in_its_order() {
     let mut report = full();
     // A folder that is shown at a second place is none of its mount points.
-    assert!(!super::xml::document(&report, &[]).contains("<mountpoint "));
+    let extra = super::Extra { icon: b"picture".to_vec(), mountables: vec![String::from("btrfsvol:x/x")] };
+    let extra = [extra];
+    assert!(!super::xml::document(&report, &extra).contains("<mountpoint "));
     report.systems[0].mounts[0].folder = None;
-    let document = super::xml::document(&report, &[b"picture".to_vec()]);
+    report.systems[0].mounts[0].lower.clear();
+    let document = super::xml::document(&report, &extra);
+    assert!(document.contains("<mountpoint dev=\"btrfsvol:x/x\">"), "{document}");
     let names = document.lines().filter_map(|line| line.trim().strip_prefix('<'));
     let names: Vec<&str> = names.filter_map(|line| line.split(['>', ' ']).next()).collect();
     let opened: Vec<&str> = names.into_iter().filter(|name| !name.starts_with(['/', '?'])).collect();

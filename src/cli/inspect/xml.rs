@@ -70,19 +70,27 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// Returns the document. `icons` holds the picture of each system, in their order.
-pub(super) fn document(report: &Report, icons: &[Vec<u8>]) -> String {
+/// What this form alone tells of a system.
+#[derive(Default)]
+pub(super) struct Extra {
+    /// The picture that stands for it; empty where there is none.
+    pub icon: Vec<u8>,
+    /// What libguestfs calls each of its mounts, in their order.
+    pub mountables: Vec<String>,
+}
+
+/// Returns the document. `extras` holds more of each system, in their order.
+pub(super) fn document(report: &Report, extras: &[Extra]) -> String {
     let mut out = Document { text: String::from("<?xml version=\"1.0\"?>\n"), depth: 0 };
     out.within("operatingsystems", None, |out| {
-        for (place, system) in report.systems.iter().enumerate() {
-            let icon = icons.get(place).map_or(&[][..], Vec::as_slice);
-            out.within("operatingsystem", None, |out| operating_system(out, system, &report.filesystems, icon));
+        for (system, extra) in report.systems.iter().zip(extras) {
+            out.within("operatingsystem", None, |out| operating_system(out, system, &report.filesystems, extra));
         }
     });
     out.text
 }
 
-fn operating_system(out: &mut Document, each: &Described, filesystems: &[FilesystemState], icon: &[u8]) {
+fn operating_system(out: &mut Document, each: &Described, filesystems: &[FilesystemState], extra: &Extra) {
     let system = &each.system;
     out.element("root", Some(&each.root));
     out.element("name", Some(system.kind.as_str()));
@@ -100,23 +108,26 @@ fn operating_system(out: &mut Document, each: &Described, filesystems: &[Filesys
     }
     out.element("hostname", system.hostname.as_deref());
     out.element("osinfo", system.osinfo.as_deref());
+    let named = || each.mounts.iter().zip(&extra.mountables);
     out.within("mountpoints", None, |out| {
-        // A folder that is shown at a second place is no mount point there; the root may be a deployment's folder.
-        let is_own = |place: &&Place| place.folder.is_none() || place.mountpoint == "/";
-        let mut mounts: Vec<_> = each.mounts.iter().filter(is_own).collect();
-        mounts.sort_by_key(|place| place.mountpoint.len());
-        for place in mounts {
-            out.element_with("mountpoint", Some(("dev", &place.name)), Some(&place.mountpoint));
+        // A folder that is shown at a second place, or over others, is no mount point there; the root may be a deployment's folder.
+        let is_own = |(place, _): &(&Place, &String)| {
+            place.folder.is_none() && place.lower.is_empty() || place.mountpoint == "/"
+        };
+        let mut mounts: Vec<_> = named().filter(is_own).collect();
+        mounts.sort_by_key(|(place, _)| place.mountpoint.len());
+        for (place, name) in mounts {
+            out.element_with("mountpoint", Some(("dev", name)), Some(&place.mountpoint));
         }
     });
     out.within("filesystems", None, |out| {
-        let mut devices: Vec<(String, &str)> =
-            each.mounts.iter().map(|place| (place.name.clone(), place.device.as_str())).collect();
-        devices.extend(each.swaps.iter().map(|device| (device.clone(), device.as_str())));
+        let mut devices: Vec<(&str, &str)> =
+            named().map(|(place, name)| (name.as_str(), place.device.as_str())).collect();
+        devices.extend(each.swaps.iter().map(|device| (device.as_str(), device.as_str())));
         devices.sort();
         devices.dedup();
         for (name, device) in devices {
-            out.within("filesystem", Some(("dev", &name)), |out| {
+            out.within("filesystem", Some(("dev", name)), |out| {
                 let Some(found) = filesystems.iter().find(|found| found.filesystem.device == device) else { return };
                 out.element("type", Some(&found.filesystem.kind));
                 out.element("label", found.filesystem.label.as_deref());
@@ -135,8 +146,8 @@ fn operating_system(out: &mut Document, each: &Described, filesystems: &[Filesys
     if let Some(packages) = &each.packages {
         out.within("applications", None, |out| packages.iter().for_each(|package| application(out, package)));
     }
-    if !icon.is_empty() {
-        out.element("icon", Some(&base64(icon)));
+    if !extra.icon.is_empty() {
+        out.element("icon", Some(&base64(&extra.icon)));
     }
 }
 

@@ -293,6 +293,15 @@ impl Inode {
         self.has_flag(flag::EXTENTS) && !self.is_inline() && !self.is_fast_symlink()
     }
 
+    /// Says whether its blocks are named by a block map.
+    pub(crate) fn blocks_are_mapped(&self) -> bool {
+        let kind = u32::from(self.mode) & libc::S_IFMT;
+        matches!(kind, libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK)
+            && !self.has_flag(flag::EXTENTS)
+            && !self.is_inline()
+            && !self.is_fast_symlink()
+    }
+
     /// Says whether it is a symbolic link whose text lies in `i_block`.
     pub(crate) fn is_fast_symlink(&self) -> bool {
         let is_symlink = self.mode & libc::S_IFMT as u16 == libc::S_IFLNK as u16;

@@ -59,21 +59,29 @@ pub fn probe(device: &SharedDevice) -> Result<Option<FsInfo>> {
     }))
 }
 
-/// Finds a superblock that is sound: the primary one, or a copy at one of the default places. Returns it with the block it
-/// lies in, and what is wrong with the primary one.
-fn find_superblock(device: &SharedDevice) -> Result<(Superblock, u64, Option<String>)> {
-    let primary = match read_superblock(device, SUPERBLOCK_OFFSET)? {
-        Some(bytes) => Superblock::parse(&bytes),
-        None => Err(Error::NotAnImage("no ext2, ext3 or ext4 filesystem: the device is too small".into())),
+/// Reads the primary superblock. A crash may have left it written in part, with a wrong checksum: then either the journal
+/// has it whole, or the only thing that changed is whether the journal needs recovery.
+///
+/// # Errors
+/// As [`Superblock::parse`], and those of reading.
+pub(super) fn read_primary(device: &SharedDevice) -> Result<Superblock> {
+    let Some(mut bytes) = read_superblock(device, SUPERBLOCK_OFFSET)? else {
+        return Err(Error::NotAnImage("no ext2, ext3 or ext4 filesystem: the device is too small".into()));
     };
-    let error = match primary {
-        Ok(superblock) => {
-            let block = superblock.primary_block();
-            return Ok((superblock, block, None));
-        }
-        Err(error @ Error::Unsupported(_)) => return Err(error),
+    let error = match Superblock::parse(&bytes) {
+        Ok(superblock) => return Ok(superblock),
         Err(error) => error,
     };
+    match Superblock::parse_unsealed(&bytes) {
+        Ok(superblock) if superblock.has_compat(compat::HAS_JOURNAL) && superblock.has_incompat(incompat::RECOVER) => {
+            Ok(superblock)
+        }
+        _ => Superblock::parse_mended(&mut bytes).map(|(superblock, _)| superblock).map_err(|_| error),
+    }
+}
+
+/// Finds a sound copy of the superblock at one of the default places, and the block it lies in.
+fn find_copy(device: &SharedDevice) -> Result<Option<(Superblock, u64)>> {
     for &(block, block_size) in COPIES {
         let Some(bytes) = read_superblock(device, block * block_size)? else { continue };
         let Ok(superblock) = Superblock::parse(&bytes) else { continue };
@@ -81,10 +89,10 @@ fn find_superblock(device: &SharedDevice) -> Result<(Superblock, u64, Option<Str
             && superblock.block_group > 0
             && superblock.group_first_block(u32::from(superblock.block_group)) == block;
         if is_here {
-            return Ok((superblock, block, Some(error.to_string())));
+            return Ok(Some((superblock, block)));
         }
     }
-    Err(error)
+    Ok(None)
 }
 
 /// Opens a filesystem; returns it with what it is.
@@ -92,12 +100,36 @@ fn find_superblock(device: &SharedDevice) -> Result<(Superblock, u64, Option<Str
 /// # Errors
 /// As [`Ext4::open`](super::Ext4::open).
 pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Volume, FsInfo)> {
-    let (superblock, base, damage) = find_superblock(&device)?;
-    features::check_readable(superblock.incompat)?;
-    let mut warnings = Vec::new();
-    if let Some(damage) = damage {
-        warnings.push(format!("{damage}; its copy in block {base} is used"));
+    let primary = read_primary(&device).and_then(|superblock| {
+        let base = superblock.primary_block();
+        open_by(device.clone(), superblock, base, Vec::new(), options)
+    });
+    let error = match primary {
+        Ok(opened) => return Ok(opened),
+        Err(error @ Error::Unsupported(_)) => return Err(error),
+        Err(error) => error,
+    };
+    match find_copy(&device)? {
+        // What is wrong lies elsewhere where the primary one is sound.
+        Some((superblock, base))
+            if read_superblock(&device, SUPERBLOCK_OFFSET)?.is_some_and(|bytes| Superblock::parse(&bytes).is_err()) =>
+        {
+            let warnings = vec![format!("{error}; its copy in block {base} is used")];
+            open_by(device, superblock, base, warnings, options)
+        }
+        _ => Err(error),
     }
+}
+
+/// Opens a filesystem by a superblock, which lies in block `base`.
+fn open_by(
+    device: SharedDevice,
+    superblock: Superblock,
+    base: u64,
+    mut warnings: Vec<String>,
+    options: &FsOptions,
+) -> Result<(Volume, FsInfo)> {
+    features::check_readable(superblock.incompat)?;
     // As the kernel, which refuses it too: what lies past the end cannot be told from damage.
     if device.size() < superblock.blocks_count.saturating_mul(u64::from(superblock.block_size)) {
         return Err(Error::corrupt(
@@ -147,8 +179,9 @@ fn replay_journal(volume: Volume, base: u64, options: &FsOptions, warnings: &mut
     let block_size = volume.superblock.block_size;
     drop(volume);
     let meta = Meta::new(device, block_size, replayed.overlay, &options.cache);
-    let superblock =
-        if base <= 1 { Superblock::parse(&meta.superblock()?)? } else { Superblock::parse(&meta.block(base)?)? };
+    let bytes = if base <= 1 { meta.superblock()? } else { meta.block(base)?.to_vec() };
+    let mut bytes = bytes.first_chunk::<SUPERBLOCK_SIZE>().copied().expect("no block is smaller");
+    let (superblock, _) = Superblock::parse_mended(&mut bytes)?;
     if superblock.block_size != block_size {
         return Err(Error::corrupt("ext4 superblock", "the journal holds one with another block size"));
     }

@@ -6,7 +6,7 @@
 
 use super::checksum::{crc32c, crc32c_with_hole};
 use super::features::{compat, incompat, ro_compat};
-use crate::bytes::{le16, le32, until_nul};
+use crate::bytes::{le16, le32, set_le32, until_nul};
 use crate::error::{Error, Result};
 
 /// The size of a superblock, in bytes.
@@ -148,6 +148,26 @@ impl Superblock {
             return Err(damaged("its checksum is wrong"));
         }
         Ok(superblock)
+    }
+
+    /// Reads and checks a superblock of which a crash may have left the flag of recovery written in part: changed, with the
+    /// checksum of before, or the other way round. Mends the bytes then, and says so.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub(crate) fn parse_mended(bytes: &mut [u8; SUPERBLOCK_SIZE]) -> Result<(Self, bool)> {
+        let error = match Self::parse(bytes) {
+            Ok(superblock) => return Ok((superblock, false)),
+            Err(error) => error,
+        };
+        let flags = le32(bytes, field::INCOMPAT);
+        for candidate in [flags | incompat::RECOVER, flags & !incompat::RECOVER] {
+            set_le32(bytes, field::INCOMPAT, candidate);
+            if has_magic(bytes) && checksum(bytes) == le32(bytes, field::CHECKSUM) {
+                return Self::parse(bytes).map(|superblock| (superblock, true));
+            }
+        }
+        Err(error)
     }
 
     /// Reads and checks a superblock, but for its checksum.

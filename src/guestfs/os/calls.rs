@@ -3,7 +3,7 @@
 use super::super::Guestfs;
 use super::Root;
 use crate::error::{Error, Result};
-use crate::inspect::{self, Container, Details, DriveMapping, Package, Packages, System};
+use crate::inspect::{self, Container, Details, DriveMapping, Package, Packages, Placed, System};
 
 impl Guestfs {
     /// Finds the operating systems; returns the names of their roots: a device, or `btrfsvol:DEVICE/SUBVOLUME`.
@@ -51,7 +51,8 @@ impl Guestfs {
     pub fn inspect_get_mountpoints(&self, root: &str) -> Result<Vec<(String, String)>> {
         let mounts = &self.inspect_get(root)?.assembly.mounts;
         let mut pairs = Vec::new();
-        for placed in mounts.iter().filter(|placed| placed.folder.is_none() || placed.mountpoint == b"/") {
+        let is_whole = |placed: &&Placed| placed.folder.is_none() && placed.lower.is_empty();
+        for placed in mounts.iter().filter(|placed| is_whole(placed) || placed.mountpoint == b"/") {
             let folder = String::from_utf8_lossy(&placed.mountpoint).into_owned();
             pairs.push((folder, self.mountable_of(placed)?));
         }

@@ -5,13 +5,18 @@ use super::Root;
 use crate::error::{Error, ErrorContext, Result};
 use crate::fs::Filesystem;
 use crate::fs::btrfs::Subvolume;
-use crate::inspect::{Placed, Subtree};
+use crate::inspect::{Composefs, Layers, Placed, Subtree};
 use crate::tree::{Mount, Tree};
 use std::sync::Arc;
 
 /// Returns the subvolume that a mount shows.
 fn subvolume_of(placed: &Placed) -> Option<Subvolume> {
     placed.subvolume.clone().map(Subvolume::Path).or(placed.subvolume_id.map(Subvolume::Id))
+}
+
+/// Returns the folder that a mount shows, where it is not the whole filesystem.
+fn folder_of(placed: &Placed) -> Option<&[u8]> {
+    placed.folder.as_deref().filter(|folder| !folder.is_empty() && *folder != b"/")
 }
 
 impl Guestfs {
@@ -57,34 +62,47 @@ impl Guestfs {
         let held = launched.held(&placed.device)?;
         let kind = held.identity.as_ref().map_or("", |identity| identity.kind);
         let writable = writable && launched.is_writable(held) && crate::fs::has_writer(kind);
-        let folder = placed.folder.as_deref().filter(|folder| !folder.is_empty() && *folder != b"/");
-        let Some(folder) = folder else {
+        if folder_of(placed).is_none() && placed.lower.is_empty() && placed.image.is_none() {
             let mountpoint = std::ffi::OsStr::from_bytes(&mountpoint);
             return self.mount_subvolume(&placed.device, mountpoint, subvolume.as_ref(), writable);
-        };
-        let filesystem = launched.filesystem(held, subvolume.as_ref(), &self.fs_options(), writable)?;
+        }
         let device = held.volume.name.clone();
-        let shown: Arc<dyn Filesystem> = Arc::new(Subtree::open(filesystem, folder)?);
+        let shown = self.open_placed(placed, writable)?;
         self.mount_filesystem(device, mountpoint, shown)
+    }
+
+    /// Opens what a mount shows: a filesystem, a folder of it, or an overlay of folders, which is for reading alone.
+    fn open_placed(&self, placed: &Placed, writable: bool) -> Result<Arc<dyn Filesystem>> {
+        let launched = self.launched()?;
+        let open = |placed: &Placed, writable: bool| {
+            let held = launched.held(&placed.device)?;
+            let subvolume = subvolume_of(placed);
+            let filesystem = launched.filesystem(held, subvolume.as_ref(), &self.fs_options(), writable)?;
+            if let Some(image) = &placed.image {
+                return Ok(Arc::new(Composefs::open(filesystem, image)?) as Arc<dyn Filesystem>);
+            }
+            match folder_of(placed) {
+                Some(folder) => Ok(Arc::new(Subtree::open(filesystem, folder)?) as Arc<dyn Filesystem>),
+                None => Ok(filesystem),
+            }
+        };
+        if placed.lower.is_empty() {
+            return open(placed, writable);
+        }
+        let layers = [placed].into_iter().chain(&placed.lower).map(|layer| {
+            let place = || layer.mountpoint.escape_ascii().to_string();
+            open(layer, false).at(place)
+        });
+        Ok(Arc::new(Layers::new(layers.collect::<Result<_>>()?)))
     }
 
     /// Makes the tree of a root without mounting it in this handle. What cannot be mounted is left out.
     pub(super) fn tree_of_root(&self, root: &Root) -> Result<Arc<Tree>> {
-        let launched = self.launched()?;
-        let options = self.fs_options();
         let mut mounts: Vec<Mount> = Vec::new();
         let mut tree = None;
         for placed in &root.assembly.mounts {
-            let subvolume = subvolume_of(placed);
-            let opened = launched.held(&placed.device).and_then(|held| {
-                let filesystem = launched.filesystem(held, subvolume.as_ref(), &options, false)?;
-                match placed.folder.as_deref().filter(|folder| !folder.is_empty() && *folder != b"/") {
-                    Some(folder) => Ok(Arc::new(Subtree::open(filesystem, folder)?) as Arc<dyn Filesystem>),
-                    None => Ok(filesystem),
-                }
-            });
             let mut more = mounts.clone();
-            let made = opened.and_then(|filesystem| {
+            let made = self.open_placed(placed, false).and_then(|filesystem| {
                 let (mountpoint, source) = (placed.mountpoint.clone(), placed.device.clone());
                 more.push(Mount { filesystem, mountpoint, source });
                 Tree::new(more.clone())

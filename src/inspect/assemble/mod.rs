@@ -4,16 +4,18 @@
 //! first put onto the disk that the root was found on, when fstab's own line for `/` says which that is; then by the
 //! disk's place among the disks.
 
+mod bind;
 mod discover;
 mod names;
 mod part;
 #[cfg(test)]
 mod tests;
 
-use super::fstab::{self, MountEntry, MountSpec};
+use super::fstab::{self, MountEntry};
 use super::types::{ArrayEntry, CryptEntry, Deployment, DriveMapping, DriveTarget, Kind, System};
 use super::{settings, within};
 use crate::tree::Tree;
+use bind::{bind, overlay};
 use discover::{boot_by_label, discover, usr_of_coreos};
 use names::Names;
 use part::disk_of;
@@ -99,7 +101,7 @@ impl RootCandidate {
 }
 
 /// A device in its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placed {
     /// The device's name here.
     pub device: String,
@@ -111,13 +113,17 @@ pub struct Placed {
     pub subvolume_id: Option<u64>,
     /// The folder of the filesystem that is shown, for bind mounts and deployments; none for its root.
     pub folder: Option<Vec<u8>>,
+    /// The image of composefs on the device whose tree is shown, where it is one.
+    pub image: Option<Vec<u8>>,
+    /// The folders that lie below this one where it is an overlay, the upper first, each in the place where the guest has it.
+    pub lower: Vec<Placed>,
 }
 
 impl Placed {
     /// Places all of a device.
     fn whole(device: &str, mountpoint: &str) -> Self {
         let mountpoint = mountpoint.as_bytes().to_vec();
-        Self { device: device.to_owned(), mountpoint, subvolume: None, subvolume_id: None, folder: None }
+        Self { device: device.to_owned(), mountpoint, ..Self::default() }
     }
 }
 
@@ -201,7 +207,7 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
     let names = Names::new(root, devices);
     let mut assembly = Assembly::default();
     let mut usable = false;
-    let mut binds = Vec::new();
+    let mut again = Vec::new();
     place_root(root, &mut assembly);
     for entry in &root.mounts {
         let kind = entry.kind.as_str();
@@ -227,8 +233,8 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
             assembly.missing.push(format!("{} on {place}: not on this machine ({kind})", entry.spec));
             continue;
         }
-        if entry.is_bind() {
-            binds.push(entry);
+        if entry.is_bind() || kind == "overlay" {
+            again.push(entry);
             continue;
         }
         if let Some(device) = names.find(&entry.spec) {
@@ -238,9 +244,9 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
                 mountpoint: plain(&entry.mountpoint),
                 subvolume: entry.subvolume().map(<[u8]>::to_vec),
                 subvolume_id: entry.subvolume_id(),
-                folder: None,
+                ..Placed::default()
             });
-        } else if kind.starts_with("fuse") || kind == "overlay" || kind == "unionfs" || kind == "aufs" {
+        } else if kind.starts_with("fuse") || kind == "unionfs" || kind == "aufs" {
             assembly.missing.push(format!("{} on {place}: made by a program of the guest ({kind})", entry.spec));
         } else {
             assembly.missing.push(format!("{} on {place}: no such device", entry.spec));
@@ -254,8 +260,8 @@ pub fn assemble(root: &RootCandidate, devices: &[DeviceId]) -> Assembly {
         boot_by_label(devices, &mut assembly);
     }
     last_wins(&mut assembly.mounts);
-    for entry in binds {
-        bind(entry, &mut assembly);
+    for entry in again {
+        if entry.is_bind() { bind(entry, &mut assembly) } else { overlay(entry, &mut assembly) }
     }
     last_wins(&mut assembly.mounts);
     assembly
@@ -288,11 +294,16 @@ fn place_root(root: &RootCandidate, assembly: &mut Assembly) {
         device: root.device.clone(),
         mountpoint: mountpoint.to_vec(),
         subvolume: root.subvolume.clone(),
-        subvolume_id: None,
         folder: folder.map(<[u8]>::to_vec),
+        ..Placed::default()
     };
     if let Some(deployment) = &root.deployment {
-        assembly.mounts.push(place(b"/", Some(&deployment.path)));
+        if let Some(image) = &deployment.image {
+            assembly.mounts.push(Placed { image: Some(image.clone()), ..place(b"/", None) });
+            assembly.mounts.push(place(b"/etc", Some(&[&deployment.path[..], b"/etc"].concat())));
+        } else {
+            assembly.mounts.push(place(b"/", Some(&deployment.path)));
+        }
         assembly.mounts.push(place(b"/sysroot", None));
         assembly.mounts.push(place(b"/var", Some(&deployment.var)));
     } else {
@@ -310,34 +321,6 @@ fn last_wins(mounts: &mut Vec<Placed>) {
         |placed| if placed.mountpoint == b"/" { 0 } else { placed.mountpoint.split(|&byte| byte == b'/').count() },
     );
     *mounts = kept;
-}
-
-/// Shows a folder at a second place. What it shows was mounted before: binds cannot go round in a circle.
-fn bind(entry: &MountEntry, assembly: &mut Assembly) {
-    let MountSpec::Path(source) = &entry.spec else { return };
-    if !source.starts_with(b"/") {
-        return;
-    }
-    let source = plain(source);
-    let target = plain(&entry.mountpoint);
-    let under = |placed: &&Placed| {
-        let point = placed.mountpoint.as_slice();
-        point == b"/" || source.strip_prefix(point).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-    };
-    let Some(below) = assembly.mounts.iter().filter(under).max_by_key(|placed| placed.mountpoint.len()) else { return };
-    let rest = if below.mountpoint == b"/" { &source[..] } else { &source[below.mountpoint.len()..] };
-    let mut folder = below.folder.clone().unwrap_or_default();
-    folder.extend_from_slice(rest);
-    if source == target || folder.len() > 4096 {
-        return;
-    }
-    assembly.mounts.push(Placed {
-        device: below.device.clone(),
-        mountpoint: target,
-        subvolume: below.subvolume.clone(),
-        subvolume_id: below.subvolume_id,
-        folder: Some(plain(&folder)).filter(|folder| folder != b"/"),
-    });
 }
 
 /// Returns the device that holds the filesystem: what was opened from an encrypted one.

@@ -3,23 +3,10 @@
 use super::part::{Part, multipath_of, part_of};
 use super::{DeviceId, RootCandidate, drive_of, is_root, opened};
 use crate::inspect::fstab::MountSpec;
+use crate::volume::{disk_name, partition_name};
 
-/// Returns the volume group and the logical volume that a name below `/dev/mapper` is made of; hyphens are doubled there.
-pub(super) fn mapper_parts(name: &str) -> Option<(String, String)> {
-    let bytes = name.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        if bytes[at] == b'-' {
-            if bytes.get(at + 1) != Some(&b'-') {
-                let plain = |part: &str| part.replace("--", "-");
-                return Some((plain(&name[..at]), plain(&name[at + 1..])));
-            }
-            at += 1;
-        }
-        at += 1;
-    }
-    None
-}
+/// The most lines of crypttab that lie over each other.
+const MAX_LAYERS: usize = 8;
 
 /// The names that a guest has for devices.
 pub(super) struct Names<'a> {
@@ -75,8 +62,8 @@ impl<'a> Names<'a> {
         if let Some(device) = self.by_name(&format!("/dev/disk/by-id/{id}")) {
             return Some(device);
         }
-        if let Some(uuid) = id.strip_prefix("dm-name-") {
-            return self.by_path(&format!("/dev/mapper/{uuid}"));
+        if let Some(name) = id.strip_prefix("dm-name-") {
+            return self.by_mapper(&format!("/dev/mapper/{name}"));
         }
         let (_, number) = id.rsplit_once("-part")?;
         let number: u32 = number.parse().ok()?;
@@ -84,23 +71,23 @@ impl<'a> Names<'a> {
     }
 
     fn partition(&self, disk: &str, number: Option<u32>) -> Option<&'a DeviceId> {
-        let name = match number {
-            None => disk.to_owned(),
-            Some(number) if disk.ends_with(|letter: char| letter.is_ascii_digit()) => format!("{disk}p{number}"),
-            Some(number) => format!("{disk}{number}"),
-        };
-        self.by_name(&name)
+        let Some(number) = number else { return self.by_name(disk) };
+        self.by_name(&partition_name(disk, number))
     }
 
     fn by_path(&self, path: &str) -> Option<&'a DeviceId> {
         if let Some(part) = part_of(path) {
             return self.by_part(path, &part);
         }
+        // As systemd and the kernel call what they took for the root.
+        if path == "/dev/gpt-auto-root" || path == "/dev/root" {
+            return self.by_name(&self.root.device);
+        }
         if let Some(array) = self.by_array(path) {
             return Some(array);
         }
-        if let Some(name) = path.strip_prefix("/dev/mapper/") {
-            return self.by_mapper(path, name);
+        if path.starts_with("/dev/mapper/") {
+            return self.by_mapper(path);
         }
         if let Some(number) = path.strip_prefix("/dev/dm-") {
             return self.by_dm(number);
@@ -116,12 +103,7 @@ impl<'a> Names<'a> {
         if let Some((_, number)) = path.strip_prefix("/dev/disk/by-path/").and_then(|rest| rest.rsplit_once("-part")) {
             return self.by_id(&format!("-part{number}"));
         }
-        // /dev/VG/LV may be known by its other name.
-        self.by_name(path).or_else(|| {
-            let (group, volume) = path.strip_prefix("/dev/")?.split_once('/')?;
-            let name = format!("/dev/mapper/{}-{}", group.replace('-', "--"), volume.replace('-', "--"));
-            self.by_name(&name)
-        })
+        self.by_name(path)
     }
 
     fn find_spec(&self, spec: &MountSpec) -> Option<&'a DeviceId> {
@@ -137,7 +119,7 @@ impl<'a> Names<'a> {
         if let Some(device) = self.by_name(path) {
             return Some(device);
         }
-        let disk = format!("/dev/{}", crate::volume::disk_name(part.disk));
+        let disk = format!("/dev/{}", disk_name(part.disk));
         self.partition(&disk, part.number)
     }
 
@@ -159,27 +141,27 @@ impl<'a> Names<'a> {
         mapped.next().filter(|_| mapped.next().is_none())
     }
 
-    fn by_mapper(&self, path: &str, name: &str) -> Option<&'a DeviceId> {
-        if let Some(device) = self.by_name(path) {
-            return Some(device);
-        }
-        if let Some(part) = multipath_of(path) {
-            return self.by_part(path, &part);
-        }
-        if let Some((group, volume)) = mapper_parts(name)
-            && let Some(device) = self.by_name(&format!("/dev/{group}/{volume}"))
-        {
-            return Some(device);
-        }
-        if let Some(entry) = self.root.crypttab.iter().find(|entry| entry.name == name) {
-            // A crypttab that leads back to itself is not followed: it could go round in a circle.
-            if let Some(name) = entry.device.strip_prefix("/dev/mapper/") {
-                let (group, volume) = mapper_parts(name)?;
-                let below = self.by_name(&entry.device).or_else(|| self.by_name(&format!("/dev/{group}/{volume}")))?;
-                return Some(opened(below, self.devices));
+    /// Finds a name of the device mapper: one that is known, or what crypttab opens by that name.
+    fn by_mapper(&self, path: &str) -> Option<&'a DeviceId> {
+        let mut path = path.to_owned();
+        // crypttab may lead from one of its names to another, and a hostile one round in a circle.
+        for _ in 0..MAX_LAYERS {
+            if let Some(device) = self.by_name(&path) {
+                return Some(device);
             }
-            return self.find_spec(&MountSpec::parse(entry.device.as_bytes()));
+            if let Some(part) = multipath_of(&path) {
+                return self.by_part(&path, &part);
+            }
+            let name = path.strip_prefix("/dev/mapper/")?;
+            let Some(entry) = self.root.crypttab.iter().find(|entry| entry.name == name) else {
+                return self.find_spec(&MountSpec::Uuid(name.strip_prefix("luks-")?.to_owned()));
+            };
+            path = match MountSpec::parse(entry.device.as_bytes()) {
+                MountSpec::Path(_) if entry.device.starts_with("/dev/mapper/") => entry.device.clone(),
+                MountSpec::ById(id) if id.starts_with("dm-name-") => id.replacen("dm-name-", "/dev/mapper/", 1),
+                spec => return self.find_spec(&spec),
+            };
         }
-        self.find_spec(&MountSpec::Uuid(name.strip_prefix("luks-")?.to_owned()))
+        None
     }
 }

@@ -1,5 +1,4 @@
 use super::discover::{COREOS_USR, DISCOVERABLE, EFI_SYSTEM, USR};
-use super::names::mapper_parts;
 use super::part::{disk_of, multipath_of, part_of};
 use super::*;
 use crate::inspect::fstab;
@@ -49,6 +48,7 @@ fn tags_volumes_and_encrypted_devices_are_found() {
     devices[1].part_label = Some("stuff".into());
     devices[2].uuid = Some("11111111-2222".into());
     devices[2].kind = Some("crypto_LUKS".into());
+    devices[3].aliases = vec!["/dev/mapper/vg--0-my--lv".into()];
     devices[4].backing = Some("/dev/sda3".into());
     let lines = "/dev/mapper/vg--0-my--lv / ext4\nUUID=abcd-1234 /boot/efi vfat\nLABEL=data\\040disk /d ext4\n\
         PARTLABEL=stuff /e ext4\n/dev/mapper/secret /home ext4\n/dev/mapper/luks-11111111-2222 /h2 ext4\n";
@@ -75,6 +75,46 @@ fn tags_volumes_and_encrypted_devices_are_found() {
 }
 
 #[test]
+fn crypttab_is_followed_through_the_names_of_the_device_mapper_and_never_in_a_circle() {
+    let mut devices =
+        ["/dev/sda1", "/dev/sda2", "/dev/sda3", "/dev/mapper/luks-outer", "/dev/mapper/luks-inner"].map(device);
+    devices[1].uuid = Some("outer".into());
+    devices[3].backing = Some("/dev/sda2".into());
+    devices[3].uuid = Some("inner".into());
+    devices[4].backing = Some("/dev/mapper/luks-outer".into());
+    let mut root = root("/dev/sda1", "");
+    for (name, device) in [
+        ("outer", "UUID=outer"),
+        ("inner", "/dev/mapper/outer"),
+        ("byid", "/dev/disk/by-id/dm-name-inner"),
+        ("multi", "/dev/mapper/mpatha3"),
+        ("none", "/dev/mapper/nothing"),
+        ("luks-outer2", "/dev/mapper/luks-outer"),
+        ("self", "/dev/mapper/self"),
+        ("selfid", "/dev/disk/by-id/dm-name-selfid"),
+        ("one", "/dev/mapper/two"),
+        ("two", "/dev/disk/by-id/dm-name-one"),
+    ] {
+        root.crypttab.push(CryptEntry { name: name.into(), device: device.into(), key: None, options: Vec::new() });
+        let line = format!("/dev/mapper/{name} /{name} ext4\n");
+        root.mounts.extend(fstab::parse(line.as_bytes()));
+    }
+    let assembly = assemble(&root, &devices);
+    let opened = "/dev/mapper/luks-inner";
+    assert_eq!(
+        shown(&assembly)[1..],
+        [
+            format!("{opened} /outer"),
+            format!("{opened} /inner"),
+            format!("{opened} /byid"),
+            "/dev/sda3 /multi".into(),
+            format!("{opened} /luks-outer2"),
+        ]
+    );
+    assert_eq!(assembly.missing.len(), 5);
+}
+
+#[test]
 fn subvolumes_and_binds_are_placed_and_circles_do_no_harm() {
     let mut devices = ["/dev/sda2", "/dev/sdb1"].map(device);
     devices[0].uuid = Some("b".into());
@@ -97,6 +137,40 @@ fn subvolumes_and_binds_are_placed_and_circles_do_no_harm() {
         ]
     );
     assert_eq!(assembly.missing.len(), 2);
+}
+
+#[test]
+fn overlays_are_placed_with_the_folders_that_they_are_made_of() {
+    let mut devices = ["/dev/sda2", "/dev/sda3"].map(device);
+    devices[1].uuid = Some("var".into());
+    let lines = "/dev/gpt-auto-root / btrfs ro\nUUID=var /var btrfs subvol=/@/var,x-initrd.mount\n\
+        overlay /etc overlay lowerdir=/sysroot/var/lib/overlay/1/etc:/sysroot/etc,upperdir=/sysroot/var/lib/overlay/2/etc,\
+        workdir=/sysroot/var/lib/overlay/work-etc,x-initrd.mount\n/dev/gpt-auto-root /root btrfs subvol=/@/root\n\
+        /etc /etc none bind,x-initrd.mount\n/etc/ssh /keys none bind\noverlay /none overlay defaults\n\
+        overlay /rel overlay lowerdir=a:b\noverlay /two overlay lowerdir=/sysroot/a:/b\n";
+    let assembly = assemble(&root("/dev/sda2", lines), &devices);
+    let etc = "/dev/sda3 /etc subvol=@/var folder=/lib/overlay/2/etc";
+    assert_eq!(
+        shown(&assembly),
+        [
+            "/dev/sda2 /",
+            "/dev/sda3 /var subvol=@/var",
+            "/dev/sda2 /root subvol=@/root",
+            etc,
+            "/dev/sda2 /two folder=/sysroot/a"
+        ]
+    );
+    let lower: Vec<String> = shown(&Assembly { mounts: assembly.mounts[3].lower.clone(), ..Assembly::default() });
+    let below = "/dev/sda3 /var/lib/overlay/1/etc subvol=@/var folder=/lib/overlay/1/etc";
+    assert_eq!(lower, [below, "/dev/sda2 /etc folder=/etc"]);
+    assert_eq!(
+        assembly.missing,
+        [
+            "/etc/ssh on /keys: lies in an overlay or an image",
+            "overlay on /none: an overlay of folders that cannot be told",
+            "overlay on /rel: an overlay of folders that cannot be told",
+        ]
+    );
 }
 
 #[test]
@@ -196,8 +270,11 @@ fn a_deployment_is_put_together_of_its_folders() {
     let mut devices = ["/dev/sda3", "/dev/sda4"].map(device);
     devices[0].label = Some(b"boot".to_vec());
     let mut root = root("/dev/sda4", "");
-    root.deployment =
-        Some(Deployment { path: b"/ostree/deploy/os/deploy/c.0".to_vec(), var: b"/ostree/deploy/os/var".to_vec() });
+    root.deployment = Some(Deployment {
+        path: b"/ostree/deploy/os/deploy/c.0".to_vec(),
+        var: b"/ostree/deploy/os/var".to_vec(),
+        image: None,
+    });
     assert_eq!(
         shown(&assemble(&root, &devices)),
         [
@@ -222,8 +299,6 @@ fn paths_of_partitions_are_taken_apart() {
     assert_eq!(part("/dev/data/lv"), None);
     assert_eq!(disk_of("/dev/nvme0n1p2"), "/dev/nvme0n1");
     assert_eq!(disk_of("/dev/sda12"), "/dev/sda");
-    assert_eq!(mapper_parts("a--b-c--d"), Some(("a-b".into(), "c-d".into())));
-    assert_eq!(mapper_parts("luks--x"), None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Windows: found by its folders, told by its registry.
 
+mod events;
 mod hive;
 mod log;
 mod sam;
@@ -176,7 +177,13 @@ pub(super) fn details(guest: &Guest<'_>, system: &System) -> Details {
         details.virtio = virtio(guest, &folder);
     }
     details.boot_loader = boot_loader(guest);
-    details.last_boot = last_boot(guest, &windows.system_root);
+    let log = insensitive(guest, &format!("{}/System32/winevt/Logs/System.evtx", windows.system_root));
+    let told = log.and_then(|log| events::read(guest, &log)).unwrap_or_default();
+    (details.last_boot, details.last_log) = (told.boot, told.last);
+    if details.last_boot.is_none() {
+        details.last_boot = last_boot(guest, &windows.system_root);
+        details.last_boot_guessed = details.last_boot.is_some();
+    }
     details
 }
 

@@ -100,6 +100,18 @@ fn every_version_is_told_by_what_its_setup_wrote() {
 }
 
 #[test]
+fn the_event_log_tells_the_last_boot() {
+    let packed = &include_bytes!("../../../tests/data/inspect/windows/System.evtx.zst")[..];
+    let log = zstd::decode_all(packed).expect("whole");
+    let tree = windows().file("Windows/system32/WinEvt/Logs/System.evtx", log).tree();
+    let guest = Guest::new(&tree);
+    let details = details(&guest, &look(&guest).expect("Windows"));
+    assert_eq!((details.last_boot, details.last_boot_guessed), (Some(1_700_000_030), false));
+    assert_eq!((details.last_shutdown, details.last_log), (Some(1_700_001_000), Some(1_700_000_240)));
+    assert_eq!(guest.into_warnings(), [""; 0]);
+}
+
+#[test]
 fn the_menu_before_vista_is_read_with_its_default() {
     let menu = "[boot loader]\r\ntimeout=30\r\ndefault=multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS\r\n[operating systems]\r\n\
         multi(0)disk(0)rdisk(0)partition(2)\\WINNT=\"Windows 2000\" /fastdetect\r\n\
@@ -138,6 +150,7 @@ fn applications_services_users_and_network_are_listed() {
     assert_eq!(details.network[0].dns, ["192.0.2.2", "192.0.2.3"]);
     assert_eq!(details.virtio, ["viostor"]);
     assert_eq!((details.last_boot, details.last_shutdown), (Some(1_700_000_500), Some(1_700_001_000)));
+    assert!(details.last_boot_guessed, "there is no log");
     assert_eq!(details.boot_loader.and_then(|loader| loader.default_entry).as_deref(), Some("Windows 11"));
     assert_eq!(guest.into_warnings(), [""; 0]);
 }

@@ -30,6 +30,9 @@ const TAG_HEAD: u16 = 9;
 /// The size of a tag without its value, in bytes.
 const TAG_HEADER: usize = 4;
 
+/// The most records that are replayed; the largest area that mke2fs makes by itself holds a third of that.
+const MOST_TAGS: usize = 1 << 18;
+
 /// A tag's number and value.
 #[derive(Clone, Debug)]
 struct Tag {
@@ -60,6 +63,11 @@ impl DirChanges {
     /// Says whether a stored name was removed.
     pub(crate) fn hides(&self, name: &[u8]) -> bool {
         self.removed.contains(name)
+    }
+
+    /// Returns the stored names that were removed.
+    pub(crate) fn removed(&self) -> impl Iterator<Item = &[u8]> {
+        self.removed.iter().map(Vec::as_slice)
     }
 
     /// Returns the names that were added and not removed again, from position `from` on, with their positions.
@@ -150,6 +158,9 @@ fn read_tags(volume: &Volume, journal: &Journal, sequence: u32) -> Result<Vec<Ta
                 _ => {
                     crc = crc32c(crc, &block[at..end]);
                     if !matches!(tag, TAG_PAD | TAG_HEAD) {
+                        if tags.len() == MOST_TAGS {
+                            return Err(Error::unsupported(format!("more than {MOST_TAGS} records of fast commits")));
+                        }
                         tags.push(Tag { number: tag, value: value.to_vec() });
                     }
                 }
@@ -161,10 +172,20 @@ fn read_tags(volume: &Volume, journal: &Journal, sequence: u32) -> Result<Vec<Ta
     Ok(tags)
 }
 
+/// What fast commits ask for, in the form in which inodes are stored.
+pub(crate) struct Changes {
+    pub(crate) inodes: HashMap<u32, State>,
+    pub(crate) dirs: HashMap<u32, DirChanges>,
+    /// How many tags there were.
+    pub(crate) tags: usize,
+}
+
 /// An inode as replaying goes on.
-struct State {
-    raw: Vec<u8>,
-    extents: Option<BTreeMap<u32, Extent>>,
+pub(crate) struct State {
+    /// Its bytes. Where `extents` are given, they lie there and not in the block area.
+    pub(crate) raw: Vec<u8>,
+    /// Its extents by their first block; `None` where they are what is stored.
+    pub(crate) extents: Option<BTreeMap<u32, Extent>>,
 }
 
 impl State {
@@ -191,14 +212,23 @@ struct Replay<'a> {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for fast commits of a newer kind, [`Error::Corrupt`] for a change that cannot be; those of reading.
-pub(crate) fn replay(volume: &Volume, journal: &Journal, sequence: u32) -> Result<FastCommits> {
+pub(crate) fn collect(volume: &Volume, journal: &Journal, sequence: u32) -> Result<Changes> {
     let tags = read_tags(volume, journal, sequence)?;
     let mut replay = Replay { volume, inodes: HashMap::new(), dirs: HashMap::new() };
     for tag in &tags {
         replay.apply(tag)?;
     }
-    let mut commits = FastCommits { inodes: HashMap::new(), dirs: replay.dirs, tags: tags.len() };
-    for (ino, state) in replay.inodes {
+    Ok(Changes { inodes: replay.inodes, dirs: replay.dirs, tags: tags.len() })
+}
+
+/// Replays the fast commits after the transaction before `sequence` in memory.
+///
+/// # Errors
+/// As [`collect`].
+pub(crate) fn replay(volume: &Volume, journal: &Journal, sequence: u32) -> Result<FastCommits> {
+    let changes = collect(volume, journal, sequence)?;
+    let mut commits = FastCommits { inodes: HashMap::new(), dirs: changes.dirs, tags: changes.tags };
+    for (ino, state) in changes.inodes {
         let inode = match Inode::decode(&volume.superblock, ino, &state.raw) {
             Ok(mut inode) => {
                 if let Some(extents) = state.extents
@@ -436,6 +466,10 @@ impl Replay<'_> {
         let links = if state.is_dir() { 0 } else { state.links().saturating_sub(1) };
         let is_dir = state.is_dir();
         state.set_links(links);
+        if links == 0 {
+            // Whoever has the number next begins without blocks.
+            state.extents = Some(BTreeMap::new());
+        }
         if is_dir {
             self.count_subdirectory(parent, -1)?;
         }

@@ -146,6 +146,13 @@ impl InodeEdit {
         sectors
     }
 
+    /// Has the inode take no space.
+    pub(super) fn clear_blocks(&mut self) {
+        self.set_flags(self.flags() & !flag::HUGE_FILE);
+        set_le32(&mut self.raw, field::BLOCKS_LO, 0);
+        set_le16(&mut self.raw, field::BLOCKS_HI, 0);
+    }
+
     /// Adds clusters to, or takes them from, the space the inode takes.
     ///
     /// # Errors

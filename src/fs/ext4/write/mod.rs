@@ -22,6 +22,7 @@ mod dir;
 mod dirs;
 mod edit;
 mod extents;
+mod fast_commits;
 mod file;
 mod gate;
 mod inline;

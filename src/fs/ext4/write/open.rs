@@ -5,11 +5,14 @@ use super::super::features::{self, compat, incompat, ro_compat};
 use super::super::inode::{Inode, field as inode_field};
 use super::super::mapping::Place;
 use super::super::meta::{Meta, Overlay};
-use super::super::superblock::{self, STATE_CLEAN, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock, field};
+use super::super::open::read_primary;
+use super::super::superblock::{STATE_CLEAN, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock, field};
 use super::super::volume::Volume;
 use super::alloc::Allocator;
 use super::core::Core;
+use super::counters;
 use super::edit::now;
+use super::fast_commits;
 use super::names;
 use super::orphans::Orphans;
 use super::space;
@@ -58,7 +61,10 @@ mod writer_field {
 }
 
 /// Checks that every feature can be kept right by a writer.
-fn check_writable(superblock: &Superblock) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Unsupported`], which names those that cannot.
+pub(super) fn check_writable(superblock: &Superblock) -> Result<()> {
     features::check_readable(superblock.incompat)?;
     let mut refused = Vec::new();
     let incompat = superblock.incompat & !WRITABLE_INCOMPAT;
@@ -92,53 +98,19 @@ fn check_writable(superblock: &Superblock) -> Result<()> {
     Err(Error::unsupported(format!("writing ext4 with {}", refused.join(", "))))
 }
 
-fn superblock_bytes(device: &SharedDevice) -> Result<[u8; SUPERBLOCK_SIZE]> {
-    let mut bytes = [0; SUPERBLOCK_SIZE];
-    if device.size() < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE as u64 {
-        return Err(Error::NotAnImage("no ext2, ext3 or ext4 filesystem: the device is too small".into()));
-    }
-    device.read_at(&mut bytes, SUPERBLOCK_OFFSET)?;
-    Ok(bytes)
-}
-
-/// Reads the superblock, which a crash may have left written in part. Then its checksum is wrong, but either the journal
-/// has it whole, or the only thing that changed is whether the journal needs recovery.
-fn read_superblock(device: &SharedDevice) -> Result<Superblock> {
-    let mut bytes = superblock_bytes(device)?;
-    let error = match Superblock::parse(&bytes) {
-        Ok(superblock) => return Ok(superblock),
-        Err(error) => error,
-    };
-    let mut superblock = Superblock::parse_unsealed(&bytes)?;
-    if superblock.has_compat(compat::HAS_JOURNAL) && superblock.has_incompat(incompat::RECOVER) {
-        return Ok(superblock);
-    }
-    let flags = superblock.incompat | incompat::RECOVER;
-    set_le32(&mut bytes, field::INCOMPAT, flags);
-    if superblock::checksum(&bytes) != le32(&bytes, field::CHECKSUM) {
-        return Err(error);
-    }
-    superblock.incompat = flags;
-    Ok(superblock)
-}
-
 /// Returns the superblock after recovery, whole again where its flag of recovery was written in part.
-fn reread_superblock(device: &SharedDevice) -> Result<Superblock> {
-    let mut bytes = superblock_bytes(device)?;
-    let error = match Superblock::parse(&bytes) {
-        Ok(superblock) => return Ok(superblock),
-        Err(error) => error,
-    };
-    let flags = le32(&bytes, field::INCOMPAT);
-    for candidate in [flags | incompat::RECOVER, flags & !incompat::RECOVER] {
-        set_le32(&mut bytes, field::INCOMPAT, candidate);
-        if superblock::checksum(&bytes) == le32(&bytes, field::CHECKSUM) {
-            device.write_at(&bytes, SUPERBLOCK_OFFSET)?;
-            device.flush()?;
-            return Superblock::parse(&bytes);
-        }
+///
+/// # Errors
+/// [`Error::Corrupt`] for a damaged one, and those of reading and writing.
+pub(super) fn reread_superblock(device: &SharedDevice) -> Result<Superblock> {
+    let mut bytes = [0; SUPERBLOCK_SIZE];
+    device.read_at(&mut bytes, SUPERBLOCK_OFFSET)?;
+    let (superblock, is_mended) = Superblock::parse_mended(&mut bytes)?;
+    if is_mended {
+        device.write_at(&bytes, SUPERBLOCK_OFFSET)?;
+        device.flush()?;
     }
-    Err(error)
+    Ok(superblock)
 }
 
 /// Returns the blocks of a file of the filesystem's own, in order: first block and count of each run.
@@ -180,7 +152,7 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Core, F
     if device.is_read_only() {
         return Err(Error::Errno(libc::EROFS));
     }
-    let mut superblock = read_superblock(&device)?;
+    let mut superblock = read_primary(&device)?;
     check_writable(&superblock)?;
     let blocks = device.size() / u64::from(superblock.block_size);
     if blocks < superblock.blocks_count {
@@ -194,13 +166,16 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Core, F
     if let Some(place) = &place
         && superblock.has_incompat(incompat::RECOVER)
     {
+        let records = fast_commits::settle(&device, &superblock, place, options)?;
+        if records > 0 {
+            warnings.push(format!("{records} fast commit records of its journal were replayed"));
+        }
         if Store::recover(&*device, superblock.block_size, place)? {
             warnings.push("the filesystem was not closed; its journal was recovered".into());
         }
         superblock = reread_superblock(&device)?;
         check_writable(&superblock)?;
     }
-    let store = Arc::new(Store::open(device, superblock.block_size, place, StoreOptions::default(), &options.cache)?);
     let info = FsInfo {
         kind: features::kind(superblock.compat, superblock.incompat, superblock.ro_compat),
         label: superblock.label(),
@@ -208,19 +183,36 @@ pub(super) fn open(device: SharedDevice, options: &FsOptions) -> Result<(Core, F
         block_size: superblock.block_size,
         warnings,
     };
-    let meta = Meta::over(Arc::clone(&store), &options.cache);
-    let base = superblock.primary_block();
-    let volume = Volume::new(superblock, meta, base, &options.cache);
-    let alloc = Allocator::open(&volume.superblock, &store, base)?;
-    let core = Core::new(volume, store, alloc, Orphans::default());
+    let core = core(device, superblock, place, options)?;
     let orphans = find_orphans(&core)?;
     mark_open(&core)?;
     process_orphans(&core, orphans)?;
     Ok((core, info))
 }
 
+/// Puts a filesystem together whose journal needs no recovery.
+///
+/// # Errors
+/// Those of [`Store::open`] and [`Allocator::open`].
+pub(super) fn core(
+    device: SharedDevice,
+    superblock: Superblock,
+    place: Option<JournalPlace>,
+    options: &FsOptions,
+) -> Result<Core> {
+    let store = Arc::new(Store::open(device, superblock.block_size, place, StoreOptions::default(), &options.cache)?);
+    let meta = Meta::over(Arc::clone(&store), &options.cache);
+    let base = superblock.primary_block();
+    let volume = Volume::new(superblock, meta, base, &options.cache);
+    let alloc = Allocator::open(&volume.superblock, &store, base)?;
+    Ok(Core::new(volume, store, alloc, Orphans::default()))
+}
+
 /// Returns the inodes that a crash left to be freed or cut.
-fn find_orphans(core: &Core) -> Result<Vec<u32>> {
+///
+/// # Errors
+/// [`Error::Corrupt`] for a list that leads nowhere, and those of reading.
+pub(super) fn find_orphans(core: &Core) -> Result<Vec<u32>> {
     let superblock = &core.volume.superblock;
     let mut list = Vec::new();
     let mut seen = HashSet::new();
@@ -283,6 +275,9 @@ fn mark_open(core: &Core) -> Result<()> {
     core.change_superblock(|bytes| {
         set_time(bytes, writer_field::MOUNT_TIME, writer_field::MOUNT_TIME_HI);
         set_time(bytes, field::WRITE_TIME, writer_field::WRITE_TIME_HI);
+        // Linux counts in the groups alone until it unmounts, so a crash leaves old counts here.
+        let free = core.alloc.free_clusters() << superblock.cluster_bits;
+        counters::set(bytes, superblock, free, core.alloc.free_inodes());
         let count = le16(bytes, writer_field::MOUNT_COUNT);
         set_le16(bytes, writer_field::MOUNT_COUNT, count.wrapping_add(1));
         let place = &mut bytes[writer_field::LAST_MOUNTED..][..writer_field::LAST_MOUNTED_SIZE];

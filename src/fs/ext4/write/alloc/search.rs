@@ -142,6 +142,29 @@ impl Allocator {
         Ok(())
     }
 
+    /// Returns what of some blocks is free, and has their groups' bitmaps in memory.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for blocks that do not exist, and those of reading bitmaps.
+    pub(in crate::fs::ext4) fn free_within(&self, run: Run) -> Result<Vec<Run>> {
+        let mut free = Vec::new();
+        for (number, first, len) in self.in_groups(run) {
+            let group = self.group(number)?;
+            self.load_blocks(number, group)?;
+            let space = group.space.lock();
+            let Some(bits) = space.blocks.as_ref() else { continue };
+            let base = self.superblock.group_first_block(number);
+            let end = (first + len).min(self.clusters_in(number));
+            let mut at = first;
+            while let Some(start) = bits.next_free(at).filter(|&start| start < end) {
+                at = bits.next_taken(start).min(end);
+                let bits = self.superblock.cluster_bits;
+                free.push(Run { start: base + (u64::from(start) << bits), len: (at - start) << bits });
+            }
+        }
+        Ok(free)
+    }
+
     /// Reads a group's block bitmap into memory, once.
     pub(super) fn load_blocks(&self, number: u32, group: &Group) -> Result<()> {
         if group.space.lock().blocks.is_some() {

@@ -38,10 +38,37 @@ impl Log {
     /// # Errors
     /// [`Error::Usage`] when the journal needs recovery, [`Error::Unsupported`], [`Error::Corrupt`], and those of reading.
     pub(super) fn open(device: SharedDevice, block_size: u32, place: JournalPlace) -> Result<Self> {
-        let mut superblock = JournalSuperblock::read(&*device, block_size, &place)?;
+        let superblock = JournalSuperblock::read(&*device, block_size, &place)?;
         if superblock.start() != 0 {
             return Err(Error::Usage("the journal must be recovered before anything is written".into()));
         }
+        let (end, sequence) = ((superblock.first(), 0), superblock.sequence().wrapping_add(1));
+        Self::begin(device, place, superblock, end, sequence)
+    }
+
+    /// Opens the log of a journal that needs recovery, to write transaction `sequence` behind those that it holds: they
+    /// take `used` blocks, up to `head`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn behind(
+        device: SharedDevice,
+        block_size: u32,
+        place: JournalPlace,
+        (head, used): (u32, u32),
+        sequence: u32,
+    ) -> Result<Self> {
+        let superblock = JournalSuperblock::read(&*device, block_size, &place)?;
+        Self::begin(device, place, superblock, (head, used), sequence)
+    }
+
+    fn begin(
+        device: SharedDevice,
+        place: JournalPlace,
+        mut superblock: JournalSuperblock,
+        (head, used): (u32, u32),
+        sequence: u32,
+    ) -> Result<Self> {
         if !superblock.is_v2() {
             return Err(Error::unsupported("writing to a journal whose superblock has version 1"));
         }
@@ -51,12 +78,12 @@ impl Log {
         if superblock.errno() != 0 {
             log::warn!("the journal tells of an earlier failure (error {}); a check is due", superblock.errno());
         }
-        if device.size() / u64::from(block_size) > 1 << 32 {
+        let blocks = device.size() / superblock.format().block_size as u64;
+        if used == 0 && blocks > 1 << 32 {
             superblock.set_wide();
         }
         let format = superblock.format();
-        let (head, sequence) = (superblock.first(), superblock.sequence().wrapping_add(1));
-        Ok(Self { device, place, superblock, format, head, used: 0, sequence })
+        Ok(Self { device, place, superblock, format, head, used, sequence })
     }
 
     /// Returns how many blocks the log has.

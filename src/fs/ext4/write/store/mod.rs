@@ -148,6 +148,44 @@ impl Store {
         recover::recover(device, block_size, place)
     }
 
+    /// Recovers a filesystem as [`recover`](Self::recover) does, and leaves fast commits where they are.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover), but for fast commits.
+    pub(in crate::fs::ext4) fn recover_log(
+        device: &dyn BlockDevice,
+        block_size: u32,
+        place: &JournalPlace,
+    ) -> Result<bool> {
+        recover::recover_log(device, block_size, place)
+    }
+
+    /// Returns the number of the transaction that fast commits of the journal stand for, where some wait to be replayed.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover), but for fast commits.
+    pub(in crate::fs::ext4) fn fast_commits(
+        device: &dyn BlockDevice,
+        block_size: u32,
+        place: &JournalPlace,
+    ) -> Result<Option<u32>> {
+        recover::fast_commits(device, block_size, place)
+    }
+
+    /// Writes blocks as one more transaction to the log of a filesystem that was not closed, durably. What fast commits said
+    /// counts no more then.
+    ///
+    /// # Errors
+    /// `ENOSPC` where the log has no room for them, and then nothing was written; those of reading and writing.
+    pub(in crate::fs::ext4) fn append(
+        device: &SharedDevice,
+        block_size: u32,
+        place: &JournalPlace,
+        blocks: &[(u64, Arc<[u8]>)],
+    ) -> Result<()> {
+        recover::append(device, block_size, place, blocks)
+    }
+
     /// Returns the size of a block, in bytes.
     pub fn block_size(&self) -> u32 {
         self.shared.block_size

@@ -28,6 +28,11 @@ impl JournalPlace {
         self.blocks
     }
 
+    /// Says whether a block of the device is one of the journal's.
+    pub(in crate::fs::ext4) fn holds(&self, block: u64) -> bool {
+        self.extents.iter().any(|&(_, start, count)| (start..start + u64::from(count)).contains(&block))
+    }
+
     /// Returns where a block of the journal lies on the device.
     ///
     /// # Errors

@@ -7,11 +7,12 @@ use super::checksum::{SEED, crc32_be};
 use super::commit_block;
 use super::descriptor::{self, Tag};
 use super::format::{Checksums, Format, Header, MAGIC, kind};
-use super::home::Gather;
+use super::home::{BlockBytes, Gather};
+use super::log::Log;
 use super::place::JournalPlace;
 use super::revoke;
 use super::superblock::{JournalSuperblock, byte_offset};
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, SharedDevice};
 use crate::bytes::{le16, le32};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -53,9 +54,17 @@ struct Walk<'a> {
     at: u32,
     /// How many blocks of the log the walk has not come to.
     left: u32,
+    /// Behind the last transaction that has its commit block, and how many blocks lie before that.
+    end: (u32, u32),
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(device: &'a dyn BlockDevice, place: &'a JournalPlace, superblock: &'a JournalSuperblock) -> Self {
+        let left = superblock.end() - superblock.first();
+        let at = superblock.start();
+        Self { device, place, format: superblock.format(), at, left, superblock, end: (at, 0) }
+    }
+
     fn read(&self, at: u32, block: &mut [u8]) -> Result<()> {
         let at = byte_offset(self.place.on_device(at)?, self.format.block_size as u32)?;
         self.device.read_at(block, at)
@@ -114,7 +123,7 @@ impl Walk<'_> {
                 kind::COMMIT => {
                     let commit = commit_block::parse(&self.format, &block, sum);
                     if !commit.is_valid {
-                        log::warn!("the journal ends before transaction {}, which is torn", header.sequence);
+                        ::log::warn!("the journal ends before transaction {}, which is torn", header.sequence);
                         break;
                     }
                     if is_doubtful {
@@ -129,6 +138,8 @@ impl Walk<'_> {
                     last_commit = commit.seconds;
                     committed.add(&mut open);
                     transaction += 1;
+                    let all = self.superblock.end() - self.superblock.first();
+                    self.end = (self.at, all - self.left);
                     sum = SEED;
                 }
                 _ => break,
@@ -183,24 +194,35 @@ impl Walk<'_> {
 /// that wait to be replayed, and those of reading and writing. Unless writing failed or a copy is damaged, nothing has
 /// been written then; the journal still asks for recovery in any case.
 pub(super) fn recover(device: &dyn BlockDevice, block_size: u32, place: &JournalPlace) -> Result<bool> {
+    recover_but(device, block_size, place, |walk, next| match walk.has_fast_commits(next)? {
+        true => Err(Error::unsupported("replaying fast commits of ext4; run e2fsck or mount it with Linux once")),
+        false => Ok(()),
+    })
+}
+
+/// Recovers a filesystem as [`recover`] does, and leaves fast commits where they are.
+///
+/// # Errors
+/// As [`recover`], but for fast commits.
+pub(super) fn recover_log(device: &dyn BlockDevice, block_size: u32, place: &JournalPlace) -> Result<bool> {
+    recover_but(device, block_size, place, |_, _| Ok(()))
+}
+
+fn recover_but(
+    device: &dyn BlockDevice,
+    block_size: u32,
+    place: &JournalPlace,
+    check: impl FnOnce(&Walk<'_>, u32) -> Result<()>,
+) -> Result<bool> {
     let mut superblock = JournalSuperblock::read(device, block_size, place)?;
     if superblock.start() == 0 {
         return Ok(false);
     }
-    let mut walk = Walk {
-        device,
-        place,
-        format: superblock.format(),
-        at: superblock.start(),
-        left: superblock.end() - superblock.first(),
-        superblock: &superblock,
-    };
+    let mut walk = Walk::new(device, place, &superblock);
     let (found, transactions) = walk.collect()?;
     let next = superblock.sequence().wrapping_add(transactions);
-    if walk.has_fast_commits(next)? {
-        return Err(Error::unsupported("replaying fast commits of ext4; run e2fsck or mount it with Linux once"));
-    }
-    log::info!("the journal holds {transactions} transactions, {} blocks; replaying", found.copies.len());
+    check(&walk, next)?;
+    ::log::info!("the journal holds {transactions} transactions, {} blocks; replaying", found.copies.len());
     walk.replay(found)?;
     device.flush()?;
     // The number after the next: blocks of a transaction that was being written must never seem to be the next one's.
@@ -208,4 +230,41 @@ pub(super) fn recover(device: &dyn BlockDevice, block_size: u32, place: &Journal
     superblock.write(device, place)?;
     device.flush()?;
     Ok(true)
+}
+
+/// Returns the number of the transaction that fast commits of the journal stand for, where some wait to be replayed.
+///
+/// # Errors
+/// As [`recover`], but for fast commits.
+pub(super) fn fast_commits(device: &dyn BlockDevice, block_size: u32, place: &JournalPlace) -> Result<Option<u32>> {
+    let superblock = JournalSuperblock::read(device, block_size, place)?;
+    if superblock.start() == 0 || superblock.first_fast_commit().is_none() {
+        return Ok(None);
+    }
+    let mut walk = Walk::new(device, place, &superblock);
+    let (_, transactions) = walk.collect()?;
+    let next = superblock.sequence().wrapping_add(transactions);
+    Ok(walk.has_fast_commits(next)?.then_some(next))
+}
+
+/// Writes a transaction of whole blocks behind those that the log of a filesystem holds that was not closed. When this
+/// returns, they are as durable as those before them, and fast commits that waited count no more.
+///
+/// # Errors
+/// `ENOSPC` where the log has no room for them, and then nothing was written; those of reading and writing.
+pub(super) fn append(
+    device: &SharedDevice,
+    block_size: u32,
+    place: &JournalPlace,
+    blocks: &[BlockBytes],
+) -> Result<()> {
+    let superblock = JournalSuperblock::read(&**device, block_size, place)?;
+    let mut walk = Walk::new(&**device, place, &superblock);
+    let (_, transactions) = walk.collect()?;
+    let (end, next) = (walk.end, superblock.sequence().wrapping_add(transactions));
+    let mut log = Log::behind(device.clone(), block_size, place.clone(), end, next)?;
+    if log.blocks_for(blocks.len(), 0) > log.free() as usize {
+        return Err(Error::Errno(libc::ENOSPC));
+    }
+    log.write(blocks, &[])
 }
