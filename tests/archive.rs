@@ -38,12 +38,26 @@ fn an_appliance_is_opened_without_being_unpacked() {
     run("qemu-img", &["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", text(&raw), text(&vmdk)]);
     run("qemu-img", &["convert", "-O", "qcow2", "-c", text(&raw), text(&folder.join("disk.qcow2"))]);
     run("qemu-img", &["convert", "-O", "vdi", text(&raw), text(&folder.join("disk.vdi"))]);
-    for (format, member) in
-        [("ustar", "disk.vmdk"), ("gnu", "disk.raw"), ("pax", "disk.qcow2"), ("ustar", "disk.vdi"), ("pax", "disk.raw")]
-    {
+    run("qemu-img", &["convert", "-O", "vhdx", text(&raw), text(&folder.join("disk.vhdx"))]);
+    for (format, member) in [
+        ("ustar", "disk.vhdx"),
+        ("ustar", "disk.vmdk"),
+        ("gnu", "disk.raw"),
+        ("pax", "disk.qcow2"),
+        ("ustar", "disk.vdi"),
+        ("pax", "disk.raw"),
+    ] {
         let archive = folder.join("guest.ova");
         run("tar", &["-C", text(folder), &format!("--format={format}"), "-cf", text(&archive), "a.ovf", member]);
         assert_marker(&archive);
+    }
+    // Holes that tar left out are not in the archive.
+    for format in ["gnu", "pax"] {
+        let archive = folder.join("sparse.tar");
+        run("tar", &["-C", text(folder), "-S", &format!("--format={format}"), "-cf", text(&archive), "disk.raw"]);
+        let (code, _, error) = guestctl(&["ls", text(&archive), "/"]);
+        assert!(code == 5 && error.contains("disk.raw") && error.contains("--sparse"), "{format}: {code}: {error}");
+        assert_eq!(error.trim_end().lines().count(), 1, "{error}");
     }
     let info = |image: &Path| -> serde_json::Value {
         let (code, printed, said) = guestctl(&["info", "--json", text(image)]);

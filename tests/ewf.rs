@@ -9,6 +9,7 @@ use guestctl::block::{self, OpenOptions, SharedDevice};
 use guestctl::{Error, block::ImageFormat};
 use images::Random;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The names of ewfacquire's formats, and how the names of their first segments end.
@@ -121,6 +122,38 @@ fn files_are_read_from_an_image_within_little_memory_and_info_names_it() {
     let (code, _, error) = guestctl(&["rm", text(&first), "/x"]);
     assert_ne!(code, 0);
     assert!(error.contains("--overlay"), "{error}");
+}
+
+#[test]
+fn info_tells_of_all_segments() {
+    if !has_tools() {
+        return;
+    }
+    let space = Workspace::new();
+    let (disk, _) = disk(&space);
+    let first = acquire(&space, &disk, "many", "encase6", "E01", &["-c", "none"]);
+    let folder = fs::read_dir(first.parent().expect("a folder")).expect("it can be listed");
+    let segments: Vec<PathBuf> = folder
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.file_stem() == first.file_stem())
+        .collect();
+    let length: u64 = segments.iter().map(|path| path.metadata().expect("it is there").len()).sum();
+    let (code, out, error) = guestctl(&["info", "--json", text(&first)]);
+    assert_eq!(code, 0, "{error}");
+    let told: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+    let told = &told[0];
+    assert!(segments.len() > 2);
+    assert_eq!(told["file_size"], length, "{told}");
+    let space_of = |path: &PathBuf| path.metadata().expect("it is there").blocks() * 512;
+    assert_eq!(told["allocated"], segments.iter().map(space_of).sum::<u64>(), "{told}");
+    assert_eq!(told["container"], serde_json::json!({ "kind": "split", "member": null, "files": segments.len() }));
+    // An image in one segment is its file.
+    let one = space.path("one");
+    run("ewfacquire", &["-u", "-q", "-t", text(&one), "-f", "encase6", text(&disk)]);
+    let (code, out, error) = guestctl(&["info", "--json", text(&space.path("one.E01"))]);
+    assert_eq!(code, 0, "{error}");
+    let told: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+    assert_eq!(told[0]["container"], serde_json::Value::Null);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 mod images;
 
 use guestctl::Error;
-use guestctl::block::{BlockDevice, ImageFormat, OpenOptions, Via, open, open_with_overlay, qcow2};
+use guestctl::block::{BlockDevice, ImageFormat, OpenOptions, Via, describe, open, open_with_overlay, qcow2};
 use images::{Check, Random, assert_same, check, convert, make_raw, qemu_img};
 use std::fs;
 use std::path::Path;
@@ -47,9 +47,17 @@ fn every_foreign_format_reads_as_qemu_reads_it() {
         qemu_img(&format!("convert -O {format} {options} raw image"), folder.path());
         let image = folder.path().join("image");
         let opened = open(&image, &OpenOptions::default()).unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!((opened.format.name(), opened.via), (format, Via::Nbd), "{what}");
+        // A VHDX is read in this process, too.
+        let via = if format == "vhdx" { Via::Native } else { Via::Nbd };
+        assert_eq!((opened.format.name(), opened.via), (format, via), "{what}");
         assert_same(&read_disk(&*opened.device)[..disk.len()], &disk, &what);
         assert!(opened.device.is_read_only());
+        if via == Via::Native {
+            let by_qemu = open(&image, &OpenOptions { via: Via::Nbd, ..OpenOptions::default() }).expect("opens");
+            assert_eq!(by_qemu.via, Via::Nbd);
+            assert_same(&read_disk(&*by_qemu.device), &disk, "by QEMU");
+            continue;
+        }
         let native = OpenOptions { via: Via::Native, ..OpenOptions::default() };
         assert!(matches!(open(&image, &native).expect_err("refused").root(), Error::Unsupported(_)));
     }
@@ -88,6 +96,27 @@ fn a_qcow2_image_that_only_qemu_writes_is_written_by_qemu() {
     qemu_img("create -f qcow2 -o data_file=data image 1M", folder.path());
     let error = open(&image, &OpenOptions { writable: true, ..OpenOptions::default() }).expect_err("refused");
     assert!(matches!(error.root(), Error::Unsupported(_)), "{error}");
+}
+
+#[test]
+fn a_vhdx_is_written_by_qemu_and_read_here_again() {
+    needs!("qemu-nbd");
+    let folder = TempDir::new().expect("a folder");
+    let mut disk = make_raw(&folder.path().join("raw"), 9 << 20, 4);
+    qemu_img("convert -O vhdx -o block_size=1M raw image", folder.path());
+    let image = folder.path().join("image");
+    let opened = open(&image, &OpenOptions { writable: true, ..OpenOptions::default() }).expect("opens");
+    assert_eq!(opened.via, Via::Nbd);
+    for (at, len) in [(5000, 3000), (3 << 20, 2 << 20), ((8 << 20) + 77, 100_000)] {
+        opened.device.write_at(&vec![6; len], at as u64).expect("writes");
+        disk[at..at + len].fill(6);
+    }
+    opened.device.flush().expect("flushes");
+    drop(opened);
+    let opened = open(&image, &OpenOptions::default()).expect("opens");
+    assert_eq!(opened.via, Via::Native);
+    assert_same(&read_disk(&*opened.device), &disk, "read here");
+    assert_same(&convert(&image), &disk, "as QEMU reads it");
 }
 
 #[test]
@@ -185,6 +214,16 @@ fn a_chain_of_differencing_vhds_is_read_through_to_its_base() {
             assert!(buf == top[at..at + len], "{len} bytes at {at}");
         }
         drop(device);
+        // QEMU would leave out the parents of what lies below one of its images.
+        let descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
+                          createType=\"monolithicSparse\"\nRW 14336 SPARSE \"top.vhd\"\n";
+        fs::write(folder.path().join("sparse.vmdk"), descriptor).expect("writes");
+        let error = open("sparse.vmdk").expect_err("refused");
+        assert!(matches!(error.root(), Error::Unsupported(_)), "{error}");
+        assert!(error.to_string().contains("a differencing VHD below an image that QEMU opens"), "{error}");
+        let info = describe(folder.path().join("top.vhd").to_str().expect("a plain name"), &OpenOptions::default());
+        let names: Vec<String> = info.expect("known").chain.into_iter().map(|link| link.name).collect();
+        assert_eq!(names, ["middle.vhd", "base.vhd"]);
         // Another disk of the name is not the parent.
         fs::copy(folder.path().join("base.vhd"), folder.path().join("kept.vhd")).expect("copies");
         qemu_img("create -f vpc -o force_size=on base.vhd 7M", folder.path());

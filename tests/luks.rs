@@ -105,6 +105,10 @@ fn keys_come_from_a_file_or_the_environment_and_wrong_ones_are_told_of() {
     for device in ["/dev/sda", "sda", &uuid, &format!("UUID={uuid}")] {
         assert_eq!(run(&["--key", &format!("{device}:file:{file}")]).0, 0, "{device}");
     }
+    // From standard input, too.
+    let line = format!("printf secret | {} ls {} / --key all:file:-", common::guest::GUESTCTL, text(&image));
+    let told = output("sh", &["-c", &line]);
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     let (code, _, error) = run(&["--key", &key(&space, "wrong")]);
     assert_ne!(code, 0);
     assert!(error.contains("no key slot opens with the given key"), "{error}");
@@ -138,6 +142,118 @@ fn the_memory_that_a_key_takes_is_told_before_it_is_taken() {
     assert!(!output.status.success() && error.contains("it takes 544 MiB") && error.contains("ulimit -v"), "{error}");
 }
 
+#[test]
+fn volumes_with_every_hash_that_cryptsetup_knows_open() {
+    if !common::has_tool("cryptsetup") {
+        return common::skip("cryptsetup is not installed");
+    }
+    let space = Workspace::new();
+    let (image, file) = (space.path("disk"), space.path("key"));
+    fs::write(&file, "secret").expect("there is room");
+    let format = |kind: &str, hash: &str| {
+        fs::File::create(&image).and_then(|file| file.set_len(4 << 20)).expect("there is room");
+        let small = "--luks2-metadata-size 16k --luks2-keyslots-size 256k --pbkdf pbkdf2";
+        let small = if kind == "luks2" { small } else { "" };
+        let options =
+            format!("luksFormat -q --type {kind} {small} --key-size 256 --pbkdf-force-iterations 1000 --hash {hash}");
+        let arguments: Vec<&str> =
+            options.split_whitespace().chain(["--key-file", text(&file), text(&image)]).collect();
+        output("cryptsetup", &arguments)
+    };
+    let mut opened = Vec::new();
+    let hashes = "sha1 sha224 sha256 sha384 sha512 ripemd160 whirlpool sha3-256 sha3-512 blake2b-512 blake2s-256";
+    for hash in hashes.split(' ') {
+        for kind in ["luks1", "luks2"] {
+            let made = format(kind, hash);
+            if !made.status.success() {
+                // What the library of this cryptsetup lacks is no hash of its own.
+                assert!(matches!(hash, "ripemd160" | "whirlpool" | "blake2b-512" | "blake2s-256"), "{hash}: {made:?}");
+                continue;
+            }
+            let bytes = memory(fs::read(&image).expect("it is there"));
+            // The key's digest is of the same hash, so that a key that opens is the right one.
+            luks::open(&bytes, None, b"secret").unwrap_or_else(|error| panic!("{kind} {hash}: {error}"));
+            let Err(error) = luks::open(&bytes, None, b"wrong") else { panic!("{kind} {hash}: a wrong key opens it") };
+            assert!(error.to_string().contains("no key slot opens"), "{kind} {hash}: {error}");
+            opened.push(hash);
+        }
+    }
+    assert!(opened.len() >= 14, "{opened:?}");
+}
+
+#[test]
+fn key_slots_are_tried_in_the_order_of_their_priorities_and_those_that_are_to_be_ignored_are_not() {
+    let slots = |image: &Path| {
+        let header = Luks::read(memory(fs::read(image).expect("reads")).as_ref()).expect("whole").expect("LUKS");
+        (header.slots(), header.tokens().map(|(_, kind)| kind.to_owned()).collect::<Vec<_>>())
+    };
+    if !common::has_tool("cryptsetup") {
+        return common::skip("cryptsetup is not installed");
+    }
+    let space = Workspace::new();
+    let image = golden_file(&space, "luks2-argon2id-4096");
+    let set = |slot: &str, priority: &str| {
+        run("cryptsetup", &["config", "--key-slot", slot, "--priority", priority, text(&image)]);
+    };
+    assert_eq!(slots(&image), (vec![0, 1], vec!["luks2-keyring".to_owned()]));
+    set("1", "prefer");
+    assert_eq!(slots(&image).0, [1, 0]);
+    set("0", "ignore");
+    assert_eq!(slots(&image).0, [1]);
+    let bytes = memory(fs::read(&image).expect("reads"));
+    luks::open(&bytes, None, b"another").expect("the second slot's key");
+    let Err(error) = luks::open(&bytes, None, b"secret") else { panic!("an ignored slot is tried") };
+    assert!(error.to_string().contains("no key slot opens"), "{error}");
+}
+
+/// Says whether bytes stand anywhere in what a process may write.
+fn is_in_memory(process: u32, bytes: &[u8]) -> bool {
+    use std::os::unix::fs::FileExt;
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("it runs");
+    let memory = fs::File::open(format!("/proc/{process}/mem")).expect("it is ours");
+    maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))).any(|line| {
+        let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let number = |text: &str| u64::from_str_radix(text, 16).expect("a number");
+        let (start, end) = (number(start), number(end));
+        // Piece by piece, each with a little of the one before; what is not there yet is not readable.
+        (start..end).step_by(1 << 20).any(|at| {
+            let from = at.saturating_sub(64).max(start);
+            let mut piece = vec![0; (end - from).min((1 << 20) + 64) as usize];
+            memory.read_exact_at(&mut piece, from).is_ok() && piece.windows(bytes.len()).any(|window| window == bytes)
+        })
+    })
+}
+
+#[test]
+fn a_passphrase_is_wiped_from_memory_once_the_volume_is_open() {
+    if let Some(why) = common::guest::cannot_mount() {
+        return common::skip(why);
+    }
+    if !common::has_tool("cryptsetup") || !common::is_root() {
+        return common::skip("this needs cryptsetup, and a look into the memory of another process");
+    }
+    const PASSPHRASE: &str = "a passphrase that stands nowhere else";
+    let space = Workspace::new();
+    let image = golden_file(&space, "luks2-argon2id-4096");
+    fs::write(space.path("key"), "secret").expect("room");
+    let more = ["luksAddKey", "-q", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file"];
+    fs::write(space.path("new"), PASSPHRASE).expect("room");
+    let (old, new) = (space.path("key"), space.path("new"));
+    let added = output("cryptsetup", &[&more[..], &[text(&old), text(&image), text(&new)]].concat());
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let key = key(&space, PASSPHRASE);
+    let mounted = space.mount("mnt", image.as_os_str(), &["--key", &key]);
+    assert_eq!(fs::read(mounted.folder.join("hello")).expect("reads"), b"hello from luks2-argon2id-4096");
+    let open = common::guest::who_has_open(&image);
+    assert!(!open.is_empty());
+    for process in open {
+        // What surely is there is found.
+        assert!(is_in_memory(process, b"luks2-argon2id-4096"), "the image's name is there");
+        assert!(!is_in_memory(process, PASSPHRASE.as_bytes()), "the passphrase is still in the memory of {process}");
+    }
+    mounted.umount();
+}
+
 /// Makes a LUKS1 volume by QEMU; returns its image.
 fn qemu_volume(space: &Workspace, options: &str) -> PathBuf {
     let (image, file) = (space.path("qemu.luks"), space.path("key"));
@@ -169,6 +285,10 @@ fn volumes_that_qemu_made_are_written_and_qemu_reads_them() {
         "cipher-alg=serpent-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha512",
         "cipher-alg=twofish-128,cipher-mode=xts,ivgen-alg=plain64,hash-alg=ripemd160",
         "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=plain,hash-alg=sha256",
+        "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha384",
+        "cipher-alg=twofish-256,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha224",
+        "cipher-alg=serpent-128,cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha256",
+        "cipher-alg=aes-128,cipher-mode=ecb,hash-alg=sha256",
     ] {
         let image = qemu_volume(&space, options);
         let raw: SharedDevice = Arc::new(RawDevice::open(&image, true).expect("ours"));
@@ -363,6 +483,41 @@ fn what_a_mount_writes_is_read_back_through_the_cipher() {
     let (code, out, error) = guestctl(&["cat", text(&image), "/new", "--key", &key]);
     assert_eq!((code, out.as_slice()), (0, &b"written through LUKS"[..]), "{error}");
     assert_contents("luks2-argon2id-4096", &image, &["--key", &key]);
+}
+
+/// Takes minutes on some machines, and guestfish, whose kernel has what this one may lack.
+#[test]
+fn what_is_written_through_every_cipher_is_read_by_the_kernel() {
+    if std::env::var_os("GUESTCTL_LARGE").is_none() || !common::has_tool("guestfish") {
+        return;
+    }
+    let space = Workspace::new();
+    let key = key(&space, "secret");
+    let mut script = vec!["debug sh \"printf secret >/tmp/key\"".to_owned()];
+    let mut drives = String::new();
+    let mut sums = Vec::new();
+    for (index, name) in GOLDEN.into_iter().enumerate() {
+        let (image, new) = (golden_file(&space, name), space.path("new"));
+        let lines: String = (0..4000).map(|number| format!("{name} {number}\n")).collect();
+        fs::write(&new, &lines).expect("room");
+        let (code, _, error) = guestctl(&["cp", "--rw", "--key", &key, text(&new), &format!("{}:/new", text(&image))]);
+        assert_eq!(code, 0, "{name}: {error}");
+        drives += &format!("add-drive {} format:raw\n", text(&image));
+        let drive = char::from(b'a' + index as u8);
+        script.push(format!(
+            "debug sh \"cryptsetup open --key-file /tmp/key /dev/sd{drive} c{index}; e2fsck -fn /dev/mapper/c{index}\""
+        ));
+        script.push(format!("mount /dev/mapper/c{index} /\nchecksum sha256 /new\numount-all"));
+        sums.push(guestctl::bytes::hex(&sha2::Sha256::digest(lines.as_bytes())));
+    }
+    fs::write(space.path("script"), format!("{drives}run\n{}\n", script.join("\n"))).expect("room");
+    let variables = "LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg";
+    let line = format!("{variables} guestfish <{}", text(&space.path("script")));
+    let told = std::process::Command::new("timeout").args(["600", "sh", "-c", &line]).output().expect("starts");
+    let printed = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.status.success(), "{printed}{}", String::from_utf8_lossy(&told.stderr));
+    let found: Vec<&str> = printed.lines().filter(|line| line.len() == 64).collect();
+    assert_eq!(found, sums, "{printed}");
 }
 
 /// The program at a terminal of its own.

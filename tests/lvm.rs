@@ -174,6 +174,72 @@ fn raid6_does_without_any_two_disks() {
     }
 }
 
+#[test]
+fn raid_volumes_that_lack_more_legs_than_they_can_do_without_are_named() {
+    let disks = disks();
+    let said_of = |missing: &[usize]| {
+        let kept = disks.iter().enumerate().filter(|(index, _)| !missing.contains(index));
+        let kept: Members = kept.map(|(_, disk)| disk.clone()).collect();
+        let stack = assemble(&sources(&kept), &NoKeys).expect("assembles");
+        let names: Vec<String> = stack.volumes.iter().map(|found| found.volume.name.clone()).collect();
+        (names, stack.warnings)
+    };
+    // Of three legs of data and one of parity, or two of it, some lie on each disk.
+    for (missing, kinds) in [(&[0, 1, 2][..], &["raid6"][..]), (&[0, 1], &["raid4", "raid5"]), (&[0], &["raid0"])] {
+        let (names, said) = said_of(missing);
+        for kind in kinds {
+            let line = |line: &&String| {
+                line.starts_with(&format!("/dev/vg-0/{kind}"))
+                    && line.contains("cannot do without the legs that are missing")
+            };
+            let left_out: Vec<&String> = said.iter().filter(line).collect();
+            assert!(!left_out.is_empty(), "{kind} without {missing:?}: {said:?}");
+            for line in left_out {
+                let name = line.split_once(": left out").expect("it says so").0;
+                assert!(!names.iter().any(|other| other == name), "{name} is there and left out");
+            }
+        }
+    }
+}
+
+#[test]
+fn caches_of_another_version_are_refused_by_name() {
+    // The superblocks of dm-cache and dm-writecache, wherever they lie: their signatures, and what is changed.
+    let cache = 0o6_142_003_u64.to_le_bytes();
+    let mut disks = disks();
+    let mut found = 0;
+    for disk in &mut disks {
+        for at in (0..disk.len() - 4096).step_by(4096) {
+            let block = &mut disk[at..at + 4096];
+            if block[32..40] == cache {
+                block[40..44].copy_from_slice(&3_u32.to_le_bytes());
+                let sum = !crc32c::crc32c(&block[4..]) ^ 9_031_977;
+                block[..4].copy_from_slice(&sum.to_le_bytes());
+                found += 1;
+            } else if block[..4] == 0x2348_9321_u32.to_le_bytes() {
+                block[4..6].copy_from_slice(&7_u16.to_le_bytes());
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 4, "{found}");
+    let stack = assemble(&sources(&disks), &NoKeys).expect("assembles");
+    let said = stack.warnings.join("\n");
+    for (name, why) in [
+        ("cached", "caches of version 3"),
+        ("cached-vol", "caches of version 3"),
+        ("write-back", "writecaches of version 7"),
+        ("write-held", "writecaches of version 7"),
+    ] {
+        let start = format!("/dev/vg-0/{name}: left out: ");
+        let line = stack.warnings.iter().find(|line| line.starts_with(&start));
+        assert!(line.is_some_and(|line| line.contains(why)), "{name}: {said}");
+        assert!(volume(&stack, &format!("/dev/vg-0/{name}")).is_none());
+    }
+    // One that writes through is read without its cache.
+    assert!(volume(&stack, "/dev/vg-0/cached-through").is_some(), "{said}");
+}
+
 /// Returns what a tree of devices says of each, with the device that it lies on.
 fn flatten(nodes: &serde_json::Value, parent: &str, all: &mut Vec<(String, String, String)>) {
     for node in nodes.as_array().into_iter().flatten() {

@@ -6,6 +6,7 @@ mod nbd;
 
 use common::guest::{self, Workspace, cannot_mount, guestctl, is_mounted, run};
 use common::{has_tool, skip};
+use guestctl::block::OpenOptions;
 use nbd::{nbdkit, unix_uri};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,8 +14,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,27 @@ struct Web {
     address: String,
     down: Arc<AtomicBool>,
     ranges: Arc<AtomicUsize>,
+    asked: Arc<Asked>,
+}
+
+/// What was asked of a web server, and how long it takes for an answer.
+#[derive(Default)]
+struct Asked {
+    delay: Duration,
+    /// The ranges, with their ends.
+    log: Mutex<Vec<(u64, u64)>>,
+    busy: AtomicUsize,
+    /// How many requests were under way at once.
+    most_busy: AtomicUsize,
 }
 
 impl Web {
     fn new(file: &Path) -> Self {
+        Self::far(file, Duration::ZERO)
+    }
+
+    /// A server each of whose answers takes so long.
+    fn far(file: &Path, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let file = Arc::new((
@@ -36,15 +54,18 @@ impl Web {
         let down = Arc::new(AtomicBool::new(false));
         let ranges = Arc::new(AtomicUsize::new(0));
         let (is_down, counter) = (Arc::clone(&down), Arc::clone(&ranges));
+        let asked = Arc::new(Asked { delay, ..Asked::default() });
+        let noted = Arc::clone(&asked);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.expect("a connection");
                 let (file, is_down, counter) = (Arc::clone(&file), Arc::clone(&is_down), Arc::clone(&counter));
+                let noted = Arc::clone(&noted);
                 // What a test looks at is what the client makes of it.
-                thread::spawn(move || serve(&stream, &file, &is_down, &counter));
+                thread::spawn(move || serve(&stream, &file, &is_down, &counter, &noted));
             }
         });
-        Self { address, down, ranges }
+        Self { address, down, ranges, asked }
     }
 
     /// Waits until so many ranges were asked for.
@@ -62,7 +83,13 @@ impl Web {
 }
 
 /// Answers the requests of one connection; while the server is down, it is closed at once.
-fn serve(stream: &TcpStream, (name, file): &(String, File), down: &AtomicBool, ranges: &AtomicUsize) -> io::Result<()> {
+fn serve(
+    stream: &TcpStream,
+    (name, file): &(String, File),
+    down: &AtomicBool,
+    ranges: &AtomicUsize,
+    asked: &Asked,
+) -> io::Result<()> {
     let mut lines = BufReader::new(stream);
     let size = file.metadata()?.len();
     loop {
@@ -102,6 +129,10 @@ fn serve(stream: &TcpStream, (name, file): &(String, File), down: &AtomicBool, r
         )?;
         if method == "GET" {
             ranges.fetch_add(1, Ordering::Relaxed);
+            asked.log.lock().expect("nobody panics").push((start, end + 1));
+            asked.most_busy.fetch_max(asked.busy.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            thread::sleep(asked.delay);
+            asked.busy.fetch_sub(1, Ordering::Relaxed);
             let mut bytes = vec![0; (end - start + 1) as usize];
             file.read_exact_at(&mut bytes, start)?;
             stream.write_all(&bytes)?;
@@ -146,7 +177,9 @@ fn an_image_on_a_web_server_is_read_whatever_its_format() {
     let qcow2 = space.path("disk.qcow2");
     run("qemu-img", &["convert", "-c", "-O", "qcow2", text(&raw), text(&qcow2)]);
     let expected = tar_of(text(&raw), &[]);
-    for file in [&raw, &qcow2] {
+    let vhdx = space.path("disk.vhdx");
+    run("qemu-img", &["convert", "-O", "vhdx", text(&raw), text(&vhdx)]);
+    for file in [&raw, &qcow2, &vhdx] {
         let web = Web::new(file);
         let url = web.url(text(file.file_name().expect("a name").as_ref()));
         assert!(tar_of(&url, &[]) == expected, "{url}");
@@ -162,6 +195,46 @@ fn an_image_on_a_web_server_is_read_whatever_its_format() {
     let overlay = format!("--overlay={}", text(&space.path("over.qcow2")));
     let (code, _, said) = guestctl(&["rm", &overlay, &url, "/etc/empty"]);
     assert_eq!(code, 0, "{said}");
+}
+
+#[test]
+fn windows_grow_with_reading_in_sequence_and_requests_are_under_way_at_once() {
+    const PIECE: usize = 64 << 10;
+    let Some(space) = ready() else { return };
+    let path = space.path("disk.img");
+    File::create(&path).and_then(|file| file.set_len(48 << 20)).expect("there is room");
+    let web = Web::far(&path, Duration::from_millis(10));
+    let device = guestctl::block::open(web.url("disk.img"), &OpenOptions::default()).expect("opens").device;
+    let log = || web.asked.log.lock().expect("nobody panics").clone();
+    let mut piece = vec![0; PIECE];
+    let mut read = |at: u64| device.read_at(&mut piece, at).expect("reads");
+    // Here and there: what is asked for is a little around it, and nothing ahead.
+    let before = log().len();
+    (0..6).for_each(|number| read((47 - 7 * number) << 20));
+    let asked: u64 = log()[before..].iter().map(|(start, end)| end - start).sum();
+    assert!(asked <= 6 * (512 << 10), "{asked} bytes");
+    // In sequence: how far ahead of the reader the server has been asked.
+    let before = log().len();
+    let start = 1_u64 << 20;
+    let mut ahead = Vec::new();
+    for number in 0..160 {
+        let at = start + number * PIECE as u64;
+        read(at);
+        // Nothing from before lies in the way.
+        let most = log()[before..].iter().map(|&(_, end)| end).max().unwrap_or(at);
+        ahead.push(most.saturating_sub(at + PIECE as u64));
+    }
+    assert!(ahead[0] <= 512 << 10 && ahead[150] >= 4 << 20, "{ahead:?}");
+    assert!(web.asked.most_busy.load(Ordering::Relaxed) >= 4, "{:?}", web.asked.most_busy);
+    // A hint is followed at once, and what it named needs no further request.
+    let hinted = 40_u64 << 20;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_asked = || log().iter().any(|&(from, to)| (from..to).contains(&(hinted + (1 << 20))));
+    while !is_asked() {
+        assert!(Instant::now() < deadline, "nobody asks for what a hint named");
+        device.prefetch(hinted, 2 << 20);
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

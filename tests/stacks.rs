@@ -118,6 +118,42 @@ fn a_system_on_volumes_of_any_stack_is_mounted_as_one_tree() {
 }
 
 #[test]
+fn each_layer_of_a_stack_is_shown_as_lsblk_would() {
+    let space = Workspace::new();
+    // What a tree says from the disk down to the root, one device in another: the type, what it holds, the label.
+    let expected: [&[&[&str]]; 3] = [
+        &[&["disk"], &["part", "crypto_LUKS"], &["crypt", "ext4", "luks-root"]],
+        &[&["disk"], &["part", "crypto_LUKS"], &["crypt", "LVM2_member"], &["lvm", "ext4", "lvm-root"]],
+        &[&["disk"], &["part", "linux_raid_member"], &["raid1", "ext4", "raid-root"]],
+    ];
+    for ((system, label, _), layers) in SYSTEMS.into_iter().zip(expected) {
+        let disks = disks(&space, system);
+        let options = images(&space, &disks);
+        let mut arguments = vec!["filesystems", "--tree", text(&disks[0])];
+        arguments.extend(options.iter().map(String::as_str));
+        let (code, printed, said) = guestctl(&arguments);
+        assert_eq!(code, 0, "{system}: {said}");
+        let printed = String::from_utf8(printed).expect("text");
+        // The lines above the root's that are indented less, each less than the one below it.
+        let indent = |line: &str| line.chars().take_while(|letter| *letter != '/').count();
+        let lines: Vec<&str> = printed.lines().collect();
+        let root = lines.iter().position(|line| line.contains(label)).unwrap_or_else(|| panic!("{printed}"));
+        let mut way = vec![lines[root]];
+        for line in lines[..root].iter().rev() {
+            if line.contains("/dev/") && indent(line) < indent(way[way.len() - 1]) {
+                way.push(line);
+            }
+        }
+        way.reverse();
+        assert_eq!(way.len(), layers.len(), "{printed}");
+        for (line, words) in way.iter().zip(layers) {
+            let has = |word: &&str| line.split_whitespace().any(|found| found == *word);
+            assert!(words.iter().all(has), "{words:?}: {printed}");
+        }
+    }
+}
+
+#[test]
 fn a_system_on_raid_1_is_one_tree_with_either_disk_alone_and_the_other_is_missed() {
     let space = Workspace::new();
     for disk in disks(&space, "raid") {

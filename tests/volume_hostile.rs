@@ -390,6 +390,28 @@ fn an_array_that_is_being_reshaped_is_refused_by_name() {
 }
 
 #[test]
+fn arrays_that_would_be_read_wrongly_are_refused_by_name() {
+    type Edit = fn(&mut [u8]);
+    let cases: [(&str, bool, Edit, &str); 4] = [
+        ("raid5-ra", true, |superblock| superblock[8] = 91, "being reshaped"),
+        ("raid5-ls", false, |superblock| superblock[9] |= 2, "a journal of writes"),
+        ("raid0-zones-original", false, |superblock| superblock[76..80].fill(0), "layout was not recorded"),
+        ("raid6-ls", false, |superblock| superblock[76] = 99, "raid6 of 5 members in layout 99"),
+    ];
+    for (name, is_old, edit, why) in cases {
+        let mut members = array(name);
+        for member in &mut members {
+            let start = if is_old { member.len() / 65536 * 65536 - 65536 } else { 4096 };
+            edit(&mut member[start..]);
+            fix_md_checksum(&mut member[start..], is_old);
+        }
+        let stack = put_together(&members);
+        assert!(!is_raid(&stack), "{name}");
+        assert!(stack.warnings.len() == 1 && stack.warnings[0].contains(why), "{name}: {:?}", stack.warnings);
+    }
+}
+
+#[test]
 fn what_lvm_can_and_this_program_cannot_is_refused_by_name() {
     for (kind, said) in [
         ("vdo", "VDO"),
@@ -405,6 +427,44 @@ fn what_lvm_can_and_this_program_cannot_is_refused_by_name() {
         let lines = said_of(&logical("a", &segment));
         assert!(kind == "vdo-pool" || lines.len() == 1 && lines[0].contains(said), "{kind}: {lines:?}");
     }
+}
+
+#[test]
+fn a_snapshot_that_is_being_merged_is_refused_by_name() {
+    let store = logical("store", &linear(1, 0, 4, "pv0", 8)).replace(", \"VISIBLE\"", "");
+    let merge = "segment1 { start_extent = 0 extent_count = 4 type = \"snapshot\" chunk_size = 8 origin = \"origin\" \
+                 merging_store = \"store\" }";
+    let volumes = logical("origin", &linear(1, 0, 4, "pv0", 0)) + &store + &logical("snapshot0", merge);
+    let stack = put_together(&[physical('a', &group(&volumes), 2 << 20)]);
+    let said = stack.warnings.join("\n");
+    assert!(said.contains("/dev/vg/origin: left out: ") && said.contains("a snapshot is being merged into"), "{said}");
+    assert!(said.contains("let LVM finish first"), "{said}");
+    assert_eq!(names(&stack), ["/dev/sda"], "{said}");
+}
+
+#[test]
+fn groups_on_volumes_of_groups_are_looked_into_to_a_bounded_depth() {
+    // Each group has one volume, which is the physical volume of the next.
+    const LEVELS: usize = 20;
+    let mut disk = vec![0; 4096];
+    for level in (0..LEVELS).rev() {
+        let letter = char::from(b'A' + level as u8);
+        let extents = disk.len().div_ceil(4096) as u64;
+        let text = group(&logical("next", &linear(1, 0, extents, "pv0", 0)))
+            .replace("vg {", &format!("vg{level} {{"))
+            .replace(&id('a'), &id(letter))
+            .replace(&id('g'), &id(char::from(b'a' + level as u8)))
+            .replace("pe_count = 256", &format!("pe_count = {extents}"));
+        let mut outer = physical(letter, &text, 0);
+        outer.resize(1 << 20, 0);
+        outer.extend(&disk);
+        outer.resize((1 << 20) + extents as usize * 4096, 0);
+        disk = outer;
+    }
+    let stack = put_together(&[disk]);
+    assert_eq!(stack.warnings.len(), 1, "{:?}", stack.warnings);
+    assert!(stack.warnings[0].contains("it lies on 16 other volumes"), "{:?}", stack.warnings);
+    assert_eq!(stack.volumes.len(), 17, "{:?}", names(&stack));
 }
 
 #[test]

@@ -37,11 +37,8 @@ pub fn bases(prefixes: &[&str]) -> &'static [Base] {
         });
         assert!(!paths.is_empty(), "run fuzz/make-bases first");
         let read = |path: &PathBuf| {
-            let bytes = fs::read(path).expect("a base can be read");
-            let full = |line: &(usize, &[u8])| line.1.iter().any(|&byte| byte != 0);
-            let lines = bytes.chunks(16).enumerate().filter(full).map(|(index, _)| index as u32 * 16).collect();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Base { name, bytes, lines }
+            Base::new(name, fs::read(path).expect("a base can be read"))
         };
         paths.iter().map(read).collect()
     })
@@ -54,6 +51,13 @@ pub struct Patched {
 }
 
 impl Base {
+    /// Makes a base of bytes.
+    pub fn new(name: String, bytes: Vec<u8>) -> Self {
+        let full = |line: &(usize, &[u8])| line.1.iter().any(|&byte| byte != 0);
+        let lines = bytes.chunks(16).enumerate().filter(full).map(|(index, _)| index as u32 * 16).collect();
+        Self { name, bytes, lines }
+    }
+
     /// Returns the image as it is.
     pub fn whole(&'static self) -> Patched {
         Patched { base: self, changes: Vec::new() }
@@ -64,6 +68,11 @@ impl Patched {
     /// Returns the image that it was made of.
     pub fn base(&self) -> &'static Base {
         self.base
+    }
+
+    /// Returns what was changed: offsets, and their new bytes.
+    pub fn changes(&self) -> &[(usize, u8)] {
+        &self.changes
     }
 
     /// Returns all bytes.

@@ -67,8 +67,9 @@ fn number(field: &[u8]) -> Option<u64> {
 pub(super) fn find(device: &SharedDevice) -> Result<Member> {
     let mut known = Vec::new();
     let mut raw: Option<Member> = None;
+    let mut sparse: Option<String> = None;
     let mut at = 0;
-    let mut pax_size = None;
+    let mut pax = Pax::default();
     for _ in 0..MAX_MEMBERS {
         let mut header = [0; BLOCK as usize];
         if device.size().saturating_sub(at) < BLOCK {
@@ -80,12 +81,16 @@ pub(super) fn find(device: &SharedDevice) -> Result<Member> {
         }
         let wrong = || Error::corrupt("tar header", format!("the member at {at} passes the archive's end"));
         let offset = at + BLOCK;
-        let size = pax_size.take().or_else(|| number(&header[AT_SIZE..AT_SIZE + 12])).ok_or_else(wrong)?;
+        let told = std::mem::take(&mut pax);
+        let size = told.size.or_else(|| number(&header[AT_SIZE..AT_SIZE + 12])).ok_or_else(wrong)?;
         let end = offset.checked_add(size).filter(|&end| end <= device.size()).ok_or_else(wrong)?;
+        let name = || String::from_utf8_lossy(until_nul(&header[..100])).into_owned();
         match header[AT_TYPE] {
-            b'x' => pax_size = pax(device.as_ref(), offset, size)?,
+            b'x' => pax = Pax::read(device.as_ref(), offset, size)?,
+            b'S' => sparse = Some(name()),
+            b'0' | 0 | b'7' if told.is_sparse => sparse = Some(name()),
             b'0' | 0 | b'7' if size >= BLOCK => {
-                let name = String::from_utf8_lossy(until_nul(&header[..100])).into_owned();
+                let name = name();
                 let slice: SharedDevice = Arc::new(SliceDevice::new(Arc::clone(device), offset, size)?);
                 let format = ImageFormat::probe(slice.as_ref())?;
                 let member = Member { name, offset, size, format, device: slice };
@@ -105,13 +110,27 @@ pub(super) fn find(device: &SharedDevice) -> Result<Member> {
         let names: Vec<&str> = known.iter().map(|member| member.name.as_str()).collect();
         return Err(Error::unsupported(format!("an archive of several disks ({}); unpack it", names.join(", "))));
     }
+    if let (true, Some(name)) = (known.is_empty(), sparse) {
+        let detail = format!("{name} in an archive that was made with --sparse, which leaves out its holes; unpack it");
+        return Err(Error::unsupported(detail));
+    }
     known.pop().or(raw).ok_or_else(|| Error::NotAnImage("the archive holds no disk image".into()))
 }
 
-/// Returns the size that a pax header gives the next member.
-fn pax(device: &dyn BlockDevice, offset: u64, size: u64) -> Result<Option<u64>> {
-    let mut bytes = vec![0; size.min(MAX_PAX) as usize];
-    device.read_at(&mut bytes, offset)?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text.lines().find_map(|line| line.split_once(" size=")?.1.parse().ok()))
+/// What a pax header says of the next member.
+#[derive(Default)]
+struct Pax {
+    size: Option<u64>,
+    /// Whether only what is no hole of it is in the archive.
+    is_sparse: bool,
+}
+
+impl Pax {
+    fn read(device: &dyn BlockDevice, offset: u64, size: u64) -> Result<Self> {
+        let mut bytes = vec![0; size.min(MAX_PAX) as usize];
+        device.read_at(&mut bytes, offset)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let size = text.lines().find_map(|line| line.split_once(" size=")?.1.parse().ok());
+        Ok(Self { size, is_sparse: text.lines().any(|line| line.contains(" GNU.sparse.")) })
+    }
 }

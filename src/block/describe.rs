@@ -1,14 +1,15 @@
 //! What an image is, without reading its disk.
 
-use super::open::{OpenOptions, open, open_file, parts_of_split};
-use super::qcow2::{Compression, DeviceStorage, FileStorage, Header};
+use super::open::{OpenOptions, open, open_file, parts_of_split, segments_after};
+use super::qcow2::{Compression, DeviceStorage, FileStorage, Header, Reference};
 use super::references::{Guard, references};
-use super::{ImageFormat, RawDevice, SharedDevice, archive};
+use super::{ImageFormat, RawDevice, SharedDevice, archive, difference};
 use crate::error::{ErrorContext, IoContext, Result};
 use serde::Serialize;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A file below an image.
@@ -38,7 +39,7 @@ pub struct SnapshotInfo {
 /// What an image lies in, where its file is not the image itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Container {
-    /// `tar` for an archive, an appliance among them, and `split` for an image in several files.
+    /// `tar` for an archive, an appliance among them, and `split` for an image in several files, segments of forensic tools among them.
     pub kind: &'static str,
     /// The member of the archive that is the image.
     pub member: Option<String>,
@@ -55,9 +56,9 @@ pub struct ImageInfo {
     pub format: String,
     /// The size of the disk that a guest sees, in bytes; nothing where it cannot be opened.
     pub virtual_size: Option<u64>,
-    /// The length of the file, in bytes.
+    /// The length of the file, in bytes; of all of them, where it is several.
     pub file_size: u64,
-    /// The space that the file takes on this host, in bytes.
+    /// The space that the file takes on this host, in bytes; that of all of them, where it is several.
     pub allocated: u64,
     /// The version of the format, where it has several.
     pub version: Option<u32>,
@@ -107,6 +108,9 @@ pub fn describe(image: &str, options: &OpenOptions) -> Result<ImageInfo> {
         let guard = Guard::new(path, &options.allow_backing)?;
         if options.format.is_none() && format == ImageFormat::Raw {
             info.look_inside(file, path, &guard)?;
+        }
+        if format == ImageFormat::Ewf {
+            info.tell_parts(&[vec![path.to_owned()], segments_after(path, &guard).unwrap_or_default()].concat())?;
         }
         if info.container.is_none() {
             follow(path, format, &guard, &mut info.chain);
@@ -163,14 +167,23 @@ impl ImageInfo {
             }
             self.container = Some(Container { kind: "tar", member: Some(member.name), files: 1 });
         } else if let Some(parts) = parts_of_split(path, guard)? {
-            (self.file_size, self.allocated) = (0, 0);
-            for part in &parts {
-                let metadata = part.metadata().doing(|| format!("cannot look at {}", part.display()))?;
-                self.file_size = self.file_size.saturating_add(metadata.len());
-                self.allocated = self.allocated.saturating_add(metadata.blocks().saturating_mul(512));
-            }
-            self.container = Some(Container { kind: "split", member: None, files: parts.len() });
+            self.tell_parts(&parts)?;
         }
+        Ok(())
+    }
+
+    /// Tells of the files that an image is, the first of them among them.
+    fn tell_parts(&mut self, parts: &[PathBuf]) -> Result<()> {
+        if parts.len() < 2 {
+            return Ok(());
+        }
+        (self.file_size, self.allocated) = (0, 0);
+        for part in parts {
+            let metadata = part.metadata().doing(|| format!("cannot look at {}", part.display()))?;
+            self.file_size = self.file_size.saturating_add(metadata.len());
+            self.allocated = self.allocated.saturating_add(metadata.blocks().saturating_mul(512));
+        }
+        self.container = Some(Container { kind: "split", member: None, files: parts.len() });
         Ok(())
     }
 
@@ -193,9 +206,18 @@ impl ImageInfo {
     }
 }
 
+/// Returns what an image refers to: of the names that a parent may have, that of a file that is there.
+fn parents(path: &Path, format: ImageFormat, guard: &Guard) -> Result<Vec<Reference>> {
+    let names = difference::parent_names(path, format)?;
+    let Some(first) = names.first() else { return references(path, format) };
+    let is_there = |name: &&OsString| guard.follow(path, name).is_ok();
+    let name = names.iter().find(is_there).unwrap_or(first).clone();
+    Ok(vec![Reference { name, format: None }])
+}
+
 /// Lists what an image refers to, and what that refers to in turn, as far as it may be opened.
 fn follow(path: &Path, format: ImageFormat, guard: &Guard, chain: &mut Vec<ChainLink>) {
-    let found = match references(path, format) {
+    let found = match parents(path, format, guard) {
         Ok(found) => found,
         Err(error) => {
             log::warn!("{}: {error}", path.display());

@@ -3,6 +3,7 @@
 mod archive;
 pub mod convert;
 mod describe;
+mod difference;
 mod distant;
 mod ewf;
 pub(crate) mod fresh;
@@ -19,6 +20,8 @@ mod scratch;
 mod slice;
 mod split;
 mod vhd;
+mod vhdx;
+mod windows;
 
 pub use describe::{ChainLink, Container, ImageInfo, describe};
 pub use memory::MemoryDevice;

@@ -1,7 +1,7 @@
 //! Opening an image: what it is, who may open it, and how.
 //!
-//! Raw and qcow2 images are read and written in this process. All other formats, and the few qcow2 images that only QEMU
-//! can write, are opened by a `qemu-nbd` child. An image that is opened for reading does not change by a byte.
+//! Raw and qcow2 images are read and written in this process, and VHDX and differencing VHD read. All other formats, VHDX for
+//! writing, and the few qcow2 images that only QEMU can write, are opened by a `qemu-nbd` child. An image that is opened for reading does not change by a byte.
 //!
 //! Every file is locked as QEMU locks it ([`lock`]), and whatever other files an image refers to are checked
 //! ([`references`](super::references)) before anybody opens them.
@@ -11,8 +11,7 @@ use super::nbd::{self, qemu::QemuOptions};
 use super::qcow2::{self, DeviceStorage, FileStorage, Header, Parts, Qcow2, Reference, Snapshot, Storage};
 use super::references::{Guard, of_vmdk};
 use super::split::SplitDevice;
-use super::vhd::{self, Difference, DifferenceDevice};
-use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, ewf, lock};
+use super::{BlockDevice, ImageFormat, RawDevice, SharedDevice, archive, difference, ewf, lock};
 use crate::cache::CachePool;
 use crate::error::{Error, ErrorContext, IoContext, Result};
 use std::ffi::OsStr;
@@ -218,10 +217,13 @@ fn open_uri(uri: &str, options: &OpenOptions) -> Result<OpenImage> {
         refuse_snapshot(options, format)?;
         return Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() });
     }
-    if !matches!(format, ImageFormat::Qcow2 { .. }) {
-        return Err(Error::unsupported(format!("a remote {format} image; convert it to qcow2 or raw where it lies")));
+    match format {
+        ImageFormat::Qcow2 { .. } => {
+            open_alone(device, uri, format, "a remote qcow2 image that refers to other files", options)
+        }
+        ImageFormat::Vhdx => difference::open_alone(device, "a remote VHDX that differs from another one", options),
+        _ => Err(Error::unsupported(format!("a remote {format} image; convert it to qcow2 or raw where it lies"))),
     }
-    open_alone(device, uri, format, "a remote qcow2 image that refers to other files", options)
 }
 
 /// Opens a qcow2 image on a device; one that refers to other files is `refused`.
@@ -265,7 +267,8 @@ fn open_path(path: &Path, options: &OpenOptions) -> Result<OpenImage> {
     let is_native = format.is_raw() || matches!(format, ImageFormat::Qcow2 { .. });
     match options.via {
         Via::Native if !is_native => {
-            return Err(Error::unsupported(format!("a {format} image without qemu-nbd")));
+            let opened = difference::open(path, format, &guard, options)?;
+            return opened.ok_or_else(|| Error::unsupported(format!("a {format} image without qemu-nbd")));
         }
         Via::Nbd => return open_by_qemu(path, format, &guard, options),
         Via::Auto if !is_native => return open_by_qemu(path, format, &guard, options),
@@ -311,9 +314,7 @@ fn open_evidence(file: File, path: &Path, guard: &Guard, options: &OpenOptions) 
     let shown = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut segments: Vec<(String, SharedDevice)> = Vec::new();
     segments.push((shown(path), Arc::new(RawDevice::from_file(file, path, true)?)));
-    let first = path.extension().and_then(OsStr::to_str).filter(|ending| ending.len() == 3 && ending.ends_with("01"));
-    let endings = (2..=ewf::MAX_SEGMENTS).map_while(|number| ewf::ending(first?, number));
-    for next in siblings(path, guard, endings)? {
+    for next in segments_after(path, guard)? {
         segments.push((shown(&next), open_part(&next, options)?));
     }
     if segments.len() as u32 == ewf::MAX_SEGMENTS {
@@ -321,6 +322,12 @@ fn open_evidence(file: File, path: &Path, guard: &Guard, options: &OpenOptions) 
     }
     let device = Arc::new(ewf::Ewf::open(segments, &options.cache)?);
     Ok(OpenImage { device, format: ImageFormat::Ewf, via: Via::Native, snapshots: Vec::new() })
+}
+
+/// Returns the segment files of an image of forensic tools that lie beside its first one.
+pub(super) fn segments_after(path: &Path, guard: &Guard) -> Result<Vec<PathBuf>> {
+    let first = path.extension().and_then(OsStr::to_str).filter(|ending| ending.len() == 3 && ending.ends_with("01"));
+    siblings(path, guard, (2..=ewf::MAX_SEGMENTS).map_while(|number| ewf::ending(first?, number)))
 }
 
 /// Opens the disk image in an archive, for reading.
@@ -341,6 +348,7 @@ fn open_archive(file: File, path: &Path, options: &OpenOptions) -> Result<OpenIm
         const REFERS: &str = "an image in an archive that refers to other files; unpack it";
         match format {
             ImageFormat::Qcow2 { .. } => return open_alone(member.device, &member.name, format, REFERS, options),
+            ImageFormat::Vhdx => return difference::open_alone(member.device, REFERS, options),
             ImageFormat::Vmdk if !of_vmdk(&DeviceStorage::new(member.device))?.is_empty() => {
                 return Err(Error::unsupported(REFERS));
             }
@@ -406,7 +414,7 @@ fn open_split(paths: &[PathBuf], options: &OpenOptions) -> Result<OpenImage> {
     Ok(OpenImage { device, format, via: Via::Native, snapshots: Vec::new() })
 }
 
-fn refuse_snapshot(options: &OpenOptions, format: ImageFormat) -> Result<()> {
+pub(super) fn refuse_snapshot(options: &OpenOptions, format: ImageFormat) -> Result<()> {
     match &options.snapshot {
         Some(name) => Err(Error::NotFound(format!("a {format} image has no snapshot {name:?}").into())),
         None => Ok(()),
@@ -414,9 +422,7 @@ fn refuse_snapshot(options: &OpenOptions, format: ImageFormat) -> Result<()> {
 }
 
 fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenOptions) -> Result<OpenImage> {
-    if format == ImageFormat::Vpc
-        && let Some(opened) = open_difference(path, guard, options)?
-    {
+    if let Some(opened) = difference::open(path, format, guard, options)? {
         return Ok(opened);
     }
     if format == ImageFormat::Ewf {
@@ -433,37 +439,6 @@ fn open_by_qemu(path: &Path, format: ImageFormat, guard: &Guard, options: &OpenO
     };
     let device = nbd::qemu::open(path, &qemu)?;
     Ok(OpenImage { device, format, via: Via::Nbd, snapshots: Vec::new() })
-}
-
-/// Opens a VHD that differs from another one; `None` where it has no parent.
-fn open_difference(path: &Path, guard: &Guard, options: &OpenOptions) -> Result<Option<OpenImage>> {
-    let file = open_file(path, false)?;
-    let image: SharedDevice = Arc::new(RawDevice::from_file(clone(&file)?, path, true)?);
-    let Some(difference) = Difference::read(&*image)? else { return Ok(None) };
-    if options.writable {
-        return Err(Error::unsupported("writing to a differencing VHD; use --overlay"));
-    }
-    refuse_snapshot(options, ImageFormat::Vpc)?;
-    lock_file(&file, path, options)?;
-    let mut last = Error::corrupt("VHD header", "it does not name its parent");
-    let parent = difference.names.iter().find_map(|name| match guard.follow(path, name) {
-        Ok(found) => Some(found),
-        Err(error) => {
-            last = error;
-            None
-        }
-    });
-    let Some((below, guard)) = parent else { return Err(last) };
-    let open_parent = || {
-        let own = RawDevice::from_file(open_file(guard.file(), false)?, &below, true)?;
-        if vhd::uuid(&own)?.is_some_and(|uuid| uuid != difference.parent) {
-            return Err(Error::corrupt("chain of VHDs", "this is not the parent that the image was made over"));
-        }
-        open_below(&below, None, &guard, &OpenOptions { snapshot: None, ..options.clone() }, &mut 0)
-    };
-    let parent = open_parent().at(|| below.display().to_string())?;
-    let device: SharedDevice = Arc::new(DifferenceDevice::new(image, parent, difference));
-    Ok(Some(OpenImage { device, format: ImageFormat::Vpc, via: Via::Native, snapshots: Vec::new() }))
 }
 
 fn parts(name: &str, options: &OpenOptions) -> Parts {
@@ -515,7 +490,8 @@ fn open_reference(
     open_below(&path, reference.format.as_deref(), &guard, options, l1_bytes).at(|| path.display().to_string())
 }
 
-fn open_below(
+/// Opens for reading a file that an image refers to; `guard` stands at it.
+pub(super) fn open_below(
     path: &Path,
     format: Option<&str>,
     guard: &Guard,
@@ -539,7 +515,7 @@ fn open_below(
     Ok(open_by_qemu(path, format, guard, options)?.device)
 }
 
-fn lock_file(file: &File, path: &Path, options: &OpenOptions) -> Result<()> {
+pub(super) fn lock_file(file: &File, path: &Path, options: &OpenOptions) -> Result<()> {
     if options.force && !options.writable {
         return Ok(());
     }

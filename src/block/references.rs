@@ -7,11 +7,12 @@
 //!
 //! [`references`] finds the names that an image of a foreign format holds, before QEMU is let near it. What QEMU opens for
 //! each format: a VMDK its extents and its parent, a QCOW and a QED its backing file. VDI, VHDX, VHD (VPC), Parallels and
-//! DMG images make QEMU open nothing else; a differencing VHD, whose parent QEMU would leave out in silence, is refused.
+//! DMG images make QEMU open nothing else. A VHD or VHDX that differs from its parent is not for QEMU, which would leave out the
+//! one's parent in silence and knows no other; it is refused here.
 
 use super::open::open_file;
 use super::qcow2::{FileStorage, Header, Reference, Storage};
-use super::{ImageFormat, RawDevice};
+use super::{ImageFormat, RawDevice, difference};
 use crate::bytes::{be32, be64, le32, le64, until_nul};
 use crate::error::{Error, IoContext, Result};
 use std::ffi::{OsStr, OsString};
@@ -166,7 +167,12 @@ pub fn references(path: &Path, format: ImageFormat) -> Result<Vec<Reference>> {
         ImageFormat::Qcow => of_qcow(&storage),
         ImageFormat::Qed => of_qed(&storage),
         ImageFormat::Vmdk => of_vmdk(&storage),
-        ImageFormat::Vpc => check_vpc(&storage).map(|()| Vec::new()),
+        ImageFormat::Vpc | ImageFormat::Vhdx if !difference::parent_names(path, format)?.is_empty() => {
+            let name = if format == ImageFormat::Vpc { "VHD" } else { "VHDX" };
+            Err(Error::unsupported(format!(
+                "a differencing {name} below an image that QEMU opens; it is read when it is opened by itself, or below a qcow2"
+            )))
+        }
         _ => Ok(Vec::new()),
     }
 }
@@ -273,21 +279,6 @@ fn in_descriptor(text: &[u8], with_extents: bool) -> Vec<Reference> {
         }
     }
     found
-}
-
-/// Refuses a differencing VHD: QEMU would show zeroes for all that its parent holds.
-fn check_vpc(storage: &dyn Storage) -> Result<()> {
-    const AT_TYPE: usize = 60;
-    const DIFFERENCING: u32 = 4;
-    let size = storage.size()?;
-    for at in [0, size.saturating_sub(SECTOR)] {
-        let footer = bytes_at(storage, at, SECTOR)?;
-        if footer.len() == SECTOR as usize && footer.starts_with(b"conectix") && be32(&footer, AT_TYPE) == DIFFERENCING
-        {
-            return Err(Error::unsupported("a differencing VHD; merge it into its parent first"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! begins with a bitmap, the first sector in the highest bit: a set bit says that the sector is stored here. Numbers are
 //! big-endian. Specified by the Virtual Hard Disk Image Format Specification of Microsoft.
 
+use super::windows::{file_name, path_of};
 use super::{BlockDevice, SharedDevice, check_range, read_padded};
 use crate::bytes::{be32, be64};
 use crate::error::{Error, Result};
@@ -114,7 +115,7 @@ fn names(image: &dyn BlockDevice, header: &[u8; 1024]) -> Result<Vec<OsString>> 
     others.push(path_of(name));
     // A path of another host says nothing but the file's name here.
     for other in others {
-        relative.push(other.rsplit('/').next().unwrap_or_default().to_owned());
+        relative.push(file_name(&other));
     }
     let mut found: Vec<OsString> = Vec::new();
     for name in relative {
@@ -124,13 +125,6 @@ fn names(image: &dyn BlockDevice, header: &[u8; 1024]) -> Result<Vec<OsString>> 
         }
     }
     Ok(found)
-}
-
-/// Returns a path of Windows with slashes.
-fn path_of(units: impl Iterator<Item = u16>) -> String {
-    let units = units.take_while(|&unit| unit != 0);
-    let text: String = char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
-    text.replace('\\', "/")
 }
 
 /// The disk of a differencing VHD.

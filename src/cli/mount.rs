@@ -10,6 +10,7 @@ use crate::fuse::{MountOptions, Server, Stopper};
 use crate::guestfs::Overlay;
 use crate::sys::{self, Fork};
 use crate::tree::Tree;
+use crate::volume::crypt::NoKeys;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
@@ -212,6 +213,8 @@ fn serve(
     let in_place = writable && overlay.is_none();
     let mut guest = args.opening.open_with(&args.image, in_place, overlay, args.discard)?;
     args.choosing.mount(&mut guest, writable)?;
+    // Nothing is opened any more, so that no key is needed: those that were given are wiped.
+    guest.set_unlock(Arc::new(NoKeys));
     let tree = Arc::clone(guest.tree()?);
     let server = match place {
         Place::Folder(folder) => Server::mount(Arc::clone(&tree), folder, &args.image, options)?,

@@ -4,18 +4,21 @@
 //! the host for each of ours, so that several requests are under way at once. When the host fails a read, it is asked again
 //! until the time for a lost server is over; a connection of SSH is made anew by nbdkit's filter `retry`.
 //!
-//! `http://HOST/PATH` and `https://…` are URLs as curl takes them, and the server must answer requests for ranges.
-//! `ssh://[USER@]HOST[:PORT]/PATH` uses the keys of the agent and of `~/.ssh`, and known hosts. `s3://BUCKET/KEY` takes keys
-//! from where Amazon's tools find them, and another endpoint from the variable `AWS_ENDPOINT_URL`.
+//! `http://HOST/PATH` and `https://…` are URLs as curl takes them, and the server must answer requests for ranges. Whom to trust
+//! is told by the same variables as curl's: `CURL_CA_BUNDLE`, `SSL_CERT_DIR`, `SSL_CERT_FILE`.
+//! `ssh://[USER@]HOST[:PORT]/PATH` uses the keys of the agent and of `~/.ssh`, and known hosts; another file than
+//! `~/.ssh/config` is told by `GUESTCTL_SSH_CONFIG`. `s3://BUCKET/KEY` takes keys from where Amazon's tools find them, and
+//! another endpoint from the variable `AWS_ENDPOINT_URL`.
 
 use super::child::{self, ChildDevice};
 use super::client::Options;
 use super::uri::decode;
 use crate::block::{BlockDevice, Extent, SharedDevice};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt;
-use std::process::ExitStatus;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -23,6 +26,9 @@ use std::time::{Duration, Instant};
 
 /// The connections to the host: as many requests are under way at once.
 const CONNECTIONS: usize = 8;
+
+/// The package that has nbdkit's plugin for S3, in Debian and in Fedora.
+const S3_PACKAGE: &str = "nbdkit-plugin-python with python3-boto3, or nbdkit-S3-plugin";
 
 /// The longest pause before a read that failed is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
@@ -51,7 +57,11 @@ pub fn open(url: &str, options: &Options) -> Result<SharedDevice> {
     let program = child::find("nbdkit").ok_or_else(|| {
         Error::NotFound("images on other hosts need nbdkit, of the package nbdkit, on the PATH".into())
     })?;
-    let arguments = place.arguments(options);
+    let script = match place {
+        Place::S3 { .. } => s3_script(&program)?,
+        _ => OsString::new(),
+    };
+    let arguments = place.arguments(options, &script, |name| std::env::var_os(name).filter(|value| !value.is_empty()));
     let patience = Options {
         connections: CONNECTIONS,
         connect_timeout: options.reconnect_time.max(options.connect_timeout),
@@ -62,6 +72,19 @@ pub fn open(url: &str, options: &Options) -> Result<SharedDevice> {
     let why_not = |error, status, said: &[u8]| place.why_not_opened(error, status, said);
     let device = ChildDevice::start("nbdkit", program, arguments, url, false, &patience, why_not)?;
     Ok(Arc::new(KitDevice { device, patience: options.reconnect_time, lost: AtomicBool::new(false) }))
+}
+
+/// Finds the script that is nbdkit's plugin for S3.
+fn s3_script(program: &Path) -> Result<OsString> {
+    let told = Command::new(program).arg("--dump-config").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let told = told.doing(|| "cannot ask nbdkit where its plugins are".to_owned())?.stdout;
+    let folder = told.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"plugindir="));
+    let script = Path::new(OsStr::from_bytes(folder.unwrap_or_default())).join("nbdkit-S3-plugin");
+    if !script.is_file() {
+        let detail = format!("this needs nbdkit's plugin S3, of the package {S3_PACKAGE}");
+        return Err(Error::NotFound(detail.into()));
+    }
+    Ok(script.into_os_string())
 }
 
 fn wrong(why: impl Into<String>) -> Error {
@@ -112,8 +135,14 @@ impl Place {
         }
     }
 
-    /// Returns the arguments of `nbdkit`.
-    fn arguments(&self, options: &Options) -> Vec<OsString> {
+    /// Returns the arguments of `nbdkit`; `variable` tells the value of a variable of the environment, and `script` is the plugin
+    /// for S3.
+    fn arguments(
+        &self,
+        options: &Options,
+        script: &OsStr,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Vec<OsString> {
         let timeout = options.reconnect_time.as_secs().clamp(1, 3600).to_string();
         let mut list: Vec<OsString> = ["--foreground", "--readonly", "--threads=16"].map(OsString::from).to_vec();
         // It ends with its last connection.
@@ -126,6 +155,11 @@ impl Place {
                 let mut push = pusher(&mut list);
                 push("url", OsStr::new(url));
                 push("protocols", OsStr::new("http,https"));
+                // The first that is set counts, as for curl; its library looks at none of them.
+                let trusted = [("CURL_CA_BUNDLE", "cainfo"), ("SSL_CERT_DIR", "capath"), ("SSL_CERT_FILE", "cainfo")];
+                if let Some((value, name)) = trusted.iter().find_map(|(from, name)| Some((variable(from)?, name))) {
+                    push(name, &value);
+                }
                 push("timeout", OsStr::new(&timeout));
             }
             Self::Ssh { user, host, port, path } => {
@@ -140,17 +174,23 @@ impl Place {
                 if let Some(port) = port {
                     push("port", OsStr::new(&port.to_string()));
                 }
+                if let Some(config) = variable("GUESTCTL_SSH_CONFIG") {
+                    push("config", &config);
+                }
                 push("timeout", OsStr::new(&timeout));
                 // One attempt more, over a new connection; then the read fails, and is tried again as others are.
                 push("retries", OsStr::new("1"));
                 push("retry-delay", OsStr::new("1"));
             }
             Self::S3 { bucket, key } => {
-                list.push("S3".into());
+                // The plugin is a script. By its name, nbdkit would start itself anew for it, and then know nothing of the
+                // socket that it was passed: it would listen to the whole network.
+                list.push("python".into());
                 let mut push = pusher(&mut list);
+                push("script", script);
                 push("bucket", OsStr::new(bucket));
                 push("key", OsStr::new(key));
-                if let Some(endpoint) = std::env::var_os("AWS_ENDPOINT_URL").filter(|url| !url.is_empty()) {
+                if let Some(endpoint) = variable("AWS_ENDPOINT_URL") {
                     push("endpoint-url", &endpoint);
                 }
             }
@@ -161,14 +201,18 @@ impl Place {
 
     /// Returns why the child did not open its image, given how the connection failed.
     fn why_not_opened(&self, error: Error, status: ExitStatus, said: &[u8]) -> Error {
-        // The first line tells the cause, behind the plugin's name.
-        let first = said.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        // The first line tells the cause, behind the plugin's name; of a script in Python, that after the last of its calls, whose
+        // lines begin with more than one space.
+        let lines: Vec<&[u8]> = said.split(|&byte| byte == b'\n').collect();
+        let calls = lines.iter().rposition(|line| line.starts_with(b"   File \"")).map_or(&[][..], |at| &lines[at..]);
+        let cause = calls.iter().find(|line| !line.starts_with(b"  ")).map(|line| line.trim_ascii_start());
+        let first = cause.unwrap_or(lines[0]);
         let whole = child::reason("nbdkit", first);
         let whole = whole.split_once("error: ").map_or(whole.as_str(), |(_, rest)| rest);
         let (plugin, package) = match self {
             Self::Web { .. } => ("curl", "nbdkit or nbdkit-curl-plugin"),
             Self::Ssh { .. } => ("ssh", "nbdkit or nbdkit-ssh-plugin"),
-            Self::S3 { .. } => ("S3", "nbdkit-plugin-python with python3-boto3, or nbdkit-S3-plugin"),
+            Self::S3 { .. } => ("S3", S3_PACKAGE),
         };
         let lacks_plugin = whole.contains("cannot open shared object file") || whole.contains("No module named");
         if lacks_plugin {
@@ -257,7 +301,8 @@ mod tests {
 
     fn command(url: &str) -> String {
         let place = Place::parse(url).expect(url);
-        let arguments = place.arguments(&Options::default());
+        let variable = |name: &str| (name == "SSL_CERT_FILE").then(|| "ca.pem".into());
+        let arguments = place.arguments(&Options::default(), OsStr::new("/S3"), variable);
         arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
     }
 
@@ -267,7 +312,7 @@ mod tests {
         assert_eq!(
             command("HTTPS://host:8443/a%20b.qcow2?x=1#part"),
             format!(
-                "{head} curl url=https://host:8443/a%20b.qcow2?x=1 protocols=http,https timeout=30 multi-conn-mode=unsafe"
+                "{head} curl url=https://host:8443/a%20b.qcow2?x=1 protocols=http,https cainfo=ca.pem timeout=30 multi-conn-mode=unsafe"
             )
         );
         let retry = "timeout=30 retries=1 retry-delay=1 multi-conn-mode=unsafe";
@@ -276,7 +321,7 @@ mod tests {
             format!("{head} --filter=retry ssh host=host path=/var/a b.img user=ann port=2222 {retry}")
         );
         assert_eq!(command("ssh://[::1]/disk"), format!("{head} --filter=retry ssh host=::1 path=/disk {retry}"));
-        assert!(command("s3://bucket/a/b.qcow2").contains(" S3 bucket=bucket key=a/b.qcow2 "));
+        assert!(command("s3://bucket/a/b.qcow2").contains(" python script=/S3 bucket=bucket key=a/b.qcow2 "));
     }
 
     #[test]
