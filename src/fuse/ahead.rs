@@ -34,7 +34,9 @@ const LISTED_FILES: usize = 1 << 14;
 /// The files of one folder, in the order in which they were listed.
 struct Listing {
     files: Vec<(Node, u64)>,
+    /// Where files are in the list, the first `indexed` of them: nothing is looked up while folders are only listed.
     places: HashMap<Node, usize>,
+    indexed: usize,
     /// Files before this place have been stored or read.
     reached: usize,
     step: usize,
@@ -66,28 +68,28 @@ impl Ahead {
     /// Notes the regular files of a folder that a reply listed from `cookie` on.
     pub(super) fn listed(&self, dir: Node, cookie: u64, files: Vec<(Node, u64)>) {
         let mut state = self.state.lock();
-        let State { listings, folders } = &mut *state;
+        let listings = &mut state.listings;
         if cookie == 0 || !listings.contains(&dir) {
-            let listing = Listing { files: Vec::new(), places: HashMap::new(), reached: 0, step: FIRST_STEP };
+            let listing =
+                Listing { files: Vec::new(), places: HashMap::new(), indexed: 0, reached: 0, step: FIRST_STEP };
             listings.put(dir, listing);
         }
         let Some(listing) = listings.get_mut(&dir) else { return };
-        for (node, size) in files {
-            if listing.files.len() >= LISTED_FILES {
-                break;
-            }
-            if size > 0 && size <= MAX_FILE {
-                listing.places.insert(node, listing.files.len());
-                listing.files.push((node, size));
-                folders.put(node, dir);
-            }
-        }
+        let room = LISTED_FILES - listing.files.len();
+        listing.files.extend(files.into_iter().filter(|&(_, size)| size > 0 && size <= MAX_FILE).take(room));
     }
 
     /// Notes that a file was read from its beginning, which the kernel had to ask for; its neighbours come next.
     pub(super) fn missed(&self, node: Node) {
         let mut state = self.state.lock();
         let State { listings, folders } = &mut *state;
+        for (&dir, listing) in listings.iter_mut() {
+            for (place, &(node, _)) in listing.files.iter().enumerate().skip(listing.indexed) {
+                listing.places.insert(node, place);
+                folders.put(node, dir);
+            }
+            listing.indexed = listing.files.len();
+        }
         let Some(listing) = folders.get(&node).and_then(|dir| listings.get_mut(dir)) else { return };
         let Some(&place) = listing.places.get(&node) else { return };
         let follows = place >= listing.reached && place <= listing.reached + 8;
