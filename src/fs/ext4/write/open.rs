@@ -299,7 +299,9 @@ fn mark_open(core: &Core) -> Result<()> {
 const LAST_MOUNTED: &[u8] = b"guestctl";
 
 fn set_time(bytes: &mut [u8], at: usize, high: usize) {
-    let seconds = now().seconds as u64;
+    // As time(2) tells it, which lags behind the finer clock by up to a tick: e2fsck compares the two.
+    let coarse = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE);
+    let seconds = coarse.map_or_else(|_| now().seconds, |time| time.tv_sec()) as u64;
     set_le32(bytes, at, seconds as u32);
     bytes[high] = (seconds >> 32) as u8;
 }
