@@ -1,6 +1,7 @@
 //! The types that filesystems speak in.
 
 use crate::cache::CachePool;
+use crate::error::{Error, Result};
 use std::sync::Arc;
 
 /// The number of an inode within its filesystem.
@@ -38,6 +39,18 @@ impl FileType {
             libc::S_IFSOCK => Self::Socket,
             _ => return None,
         })
+    }
+
+    /// Checks that it is a regular file.
+    ///
+    /// # Errors
+    /// `EISDIR` for a directory, `EINVAL` for all else.
+    pub fn check_regular(self) -> Result<()> {
+        match self {
+            Self::Regular => Ok(()),
+            Self::Directory => Err(Error::Errno(libc::EISDIR)),
+            _ => Err(Error::Errno(libc::EINVAL)),
+        }
     }
 
     /// Returns the high bits of a Unix mode for this type.

@@ -135,11 +135,7 @@ impl Guestfs {
     pub fn cp(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let (tree, found) = self.find_to_change(from, true)?;
-        match found.attr.file_type {
-            FileType::Regular => {}
-            FileType::Directory => return Err(Error::Errno(libc::EISDIR).at(from.display().to_string())),
-            _ => return Err(Error::Errno(libc::EINVAL).at(from.display().to_string())),
-        }
+        found.attr.file_type.check_regular().at(|| from.display().to_string())?;
         let mut path = to.to_owned();
         if self.is_type_of(to, FileType::Directory)? {
             let goal = self.goal(&found, from, to)?;

@@ -3,7 +3,6 @@
 use super::progress::Meter;
 use super::{Guestfs, replace};
 use crate::error::{Error, ErrorContext, IoContext, Result};
-use crate::fs::FileType;
 use crate::tree::{Found, Node, Tree};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,7 +19,7 @@ const LARGEST_IN_MEMORY: u64 = 1 << 30;
 
 /// Copies a regular file of a tree to `out`; returns how many bytes.
 pub(super) fn copy_to(tree: &Tree, found: &Found, out: &mut dyn Write, meter: &Meter) -> Result<u64> {
-    regular(found)?;
+    found.attr.file_type.check_regular()?;
     let mut buffer = vec![0; PIECE.min(found.attr.size.max(1) as usize)];
     let mut offset = 0;
     loop {
@@ -76,14 +75,6 @@ fn buffer_of(size: u64) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-fn regular(found: &Found) -> Result<()> {
-    match found.attr.file_type {
-        FileType::Regular => Ok(()),
-        FileType::Directory => Err(Error::Errno(libc::EISDIR)),
-        _ => Err(Error::Errno(libc::EINVAL)),
-    }
-}
-
 /// Returns bytes as text, those that are no UTF-8 replaced.
 pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -131,7 +122,7 @@ impl Guestfs {
     }
 
     fn whole(&self, tree: &Tree, found: &Found) -> Result<Vec<u8>> {
-        regular(found)?;
+        found.attr.file_type.check_regular()?;
         let mut contents = buffer_of(found.attr.size)?;
         let mut done = 0;
         while done < contents.len() {
@@ -167,7 +158,7 @@ impl Guestfs {
     pub fn head_n(&self, lines: usize, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
         let path = path.as_ref();
         let (tree, found) = self.find_path(path, true)?;
-        regular(&found).at(|| path.display().to_string())?;
+        found.attr.file_type.check_regular().at(|| path.display().to_string())?;
         let mut contents = Vec::new();
         let mut buffer = vec![0; 1 << 16];
         let mut ends = 0;
@@ -200,7 +191,7 @@ impl Guestfs {
     pub fn tail_n(&self, lines: usize, path: impl AsRef<OsStr>) -> Result<Vec<String>> {
         let path = path.as_ref();
         let (tree, found) = self.find_path(path, true)?;
-        regular(&found).at(|| path.display().to_string())?;
+        found.attr.file_type.check_regular().at(|| path.display().to_string())?;
         let mut span = 1 << 16;
         loop {
             let from = found.attr.size.saturating_sub(span);
@@ -228,7 +219,7 @@ impl Guestfs {
         let path = path.as_ref();
         let place = || path.display().to_string();
         let (tree, found) = self.find_path(path, true)?;
-        regular(&found).at(place)?;
+        found.attr.file_type.check_regular().at(place)?;
         if count as u64 > LARGEST_IN_MEMORY {
             return Err(Error::Errno(libc::EINVAL).at(place()));
         }
@@ -246,7 +237,7 @@ impl Guestfs {
     pub fn download(&self, path: impl AsRef<OsStr>, to: impl AsRef<Path>) -> Result<u64> {
         let (path, to) = (path.as_ref(), to.as_ref());
         let (tree, found) = self.find_path(path, true)?;
-        regular(&found).at(|| path.display().to_string())?;
+        found.attr.file_type.check_regular().at(|| path.display().to_string())?;
         let meter = self.meter(found.attr.size);
         let copied = if replace::is_special(to) {
             replace::write_file(to, |out| copy_to(tree, &found, out, &meter))
@@ -273,7 +264,7 @@ impl Guestfs {
             return Err(Error::Errno(libc::EINVAL).at(path.display().to_string()));
         }
         let (tree, found) = self.find_path(path, true)?;
-        regular(&found).at(|| path.display().to_string())?;
+        found.attr.file_type.check_regular().at(|| path.display().to_string())?;
         let file = File::options().write(true).create(true).truncate(false).open(to).doing(place)?;
         let mut buffer = vec![0; PIECE.min(size.max(1) as usize)];
         let mut done = 0;
@@ -298,8 +289,8 @@ impl Guestfs {
         let (one, other) = (one.as_ref(), other.as_ref());
         let (tree, left) = self.find_path(one, true)?;
         let (_, right) = self.find_path(other, true)?;
-        regular(&left).at(|| one.display().to_string())?;
-        regular(&right).at(|| other.display().to_string())?;
+        left.attr.file_type.check_regular().at(|| one.display().to_string())?;
+        right.attr.file_type.check_regular().at(|| other.display().to_string())?;
         if left.attr.size != right.attr.size {
             return Ok(false);
         }

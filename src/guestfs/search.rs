@@ -195,11 +195,8 @@ impl Guestfs {
 
     fn regular_file(&self, path: &OsStr) -> Result<(&Tree, Node)> {
         let (tree, found) = self.find_path(path, true)?;
-        match found.attr.file_type {
-            FileType::Regular => Ok((tree, found.node)),
-            FileType::Directory => Err(Error::Errno(libc::EISDIR).at(path.display().to_string())),
-            _ => Err(Error::Errno(libc::EINVAL).at(path.display().to_string())),
-        }
+        found.attr.file_type.check_regular().at(|| path.display().to_string())?;
+        Ok((tree, found.node))
     }
 }
 

@@ -257,11 +257,7 @@ impl Guestfs {
     fn find_file(&self, path: &OsStr) -> Result<(&dyn FilesystemWrite, Ino, Attr)> {
         let here = || path.display().to_string();
         let (tree, found) = self.find_to_change(path, true)?;
-        match found.attr.file_type {
-            FileType::Regular => {}
-            FileType::Directory => return Err(Error::Errno(libc::EISDIR).at(here())),
-            _ => return Err(Error::Errno(libc::EINVAL).at(here())),
-        }
+        found.attr.file_type.check_regular().at(here)?;
         let (writer, ino) = writer(tree, found.node).at(here)?;
         Ok((writer, ino, found.attr))
     }

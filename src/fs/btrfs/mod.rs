@@ -332,11 +332,8 @@ impl Btrfs {
     /// Returns the inode, for who reads from a regular file.
     fn regular(&self, ino: Ino) -> Result<Arc<InodeItem>> {
         let inode = self.inode(ino)?;
-        match inode.file_type {
-            FileType::Regular => Ok(inode),
-            FileType::Directory => Err(Error::Errno(libc::EISDIR)),
-            _ => Err(Error::Errno(libc::EINVAL)),
-        }
+        inode.file_type.check_regular()?;
+        Ok(inode)
     }
 
     /// Fills the beginning of `buf` from an inode's extents; the range lies below its size, of which `wanted` is left.

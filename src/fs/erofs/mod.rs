@@ -136,11 +136,8 @@ impl Erofs {
 
     fn regular(&self, ino: Ino) -> Result<Arc<Inode>> {
         let inode = self.inode(ino)?;
-        match inode.attr.file_type {
-            FileType::Regular => Ok(inode),
-            FileType::Directory => Err(Error::Errno(libc::EISDIR)),
-            _ => Err(Error::Errno(libc::EINVAL)),
-        }
+        inode.attr.file_type.check_regular()?;
+        Ok(inode)
     }
 
     fn seek(&self, ino: Ino, offset: u64, want_data: bool) -> Result<u64> {

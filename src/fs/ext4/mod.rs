@@ -81,11 +81,8 @@ impl Ext4 {
 
     fn file(&self, ino: Ino) -> Result<std::sync::Arc<Inode>> {
         let inode = self.volume.inode_of(ino)?;
-        match inode.file_type() {
-            FileType::Regular => Ok(inode),
-            FileType::Directory => Err(Error::Errno(libc::EISDIR)),
-            _ => Err(Error::Errno(libc::EINVAL)),
-        }
+        inode.file_type().check_regular()?;
+        Ok(inode)
     }
 }
 

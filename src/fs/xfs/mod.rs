@@ -29,7 +29,7 @@ mod store;
 mod superblock;
 mod symlink;
 
-use super::{Attr, DirEntry, FileType, Filesystem, FsInfo, FsOptions, Ino, StatFs, seek};
+use super::{Attr, DirEntry, Filesystem, FsInfo, FsOptions, Ino, StatFs, seek};
 use crate::block::SharedDevice;
 use crate::bytes::uuid;
 use crate::cache::Cache;
@@ -180,11 +180,8 @@ impl Xfs {
 
     fn regular(&self, ino: Ino) -> Result<Arc<Inode>> {
         let inode = self.inode(ino)?;
-        match inode.attr.file_type {
-            FileType::Regular => Ok(inode),
-            FileType::Directory => Err(Error::Errno(libc::EISDIR)),
-            _ => Err(Error::Errno(libc::EINVAL)),
-        }
+        inode.attr.file_type.check_regular()?;
+        Ok(inode)
     }
 
     fn stretch(&self, inode: &Inode, offset: u64) -> Result<seek::Stretch> {
