@@ -17,6 +17,7 @@ mod raw;
 pub mod references;
 mod runs;
 mod scratch;
+mod sectors;
 mod slice;
 mod split;
 mod vhd;

@@ -5,12 +5,12 @@
 //! begins with a bitmap, the first sector in the highest bit: a set bit says that the sector is stored here. Numbers are
 //! big-endian. Specified by the Virtual Hard Disk Image Format Specification of Microsoft.
 
-use super::windows::{file_name, path_of};
+use super::sectors::{Bitmap, in_blocks};
+use super::windows::{file_name, names_of, path_of};
 use super::{BlockDevice, SharedDevice, check_range, read_padded};
 use crate::bytes::{be32, be64};
 use crate::error::{Error, Result};
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 
 const SECTOR: u64 = 512;
 const DIFFERENCING: u32 = 4;
@@ -117,14 +117,7 @@ fn names(image: &dyn BlockDevice, header: &[u8; 1024]) -> Result<Vec<OsString>> 
     for other in others {
         relative.push(file_name(&other));
     }
-    let mut found: Vec<OsString> = Vec::new();
-    for name in relative {
-        let name = OsString::from_vec(name.trim_start_matches("./").as_bytes().to_vec());
-        if !name.is_empty() && !found.contains(&name) {
-            found.push(name);
-        }
-    }
-    Ok(found)
+    Ok(names_of(relative))
 }
 
 /// The disk of a differencing VHD.
@@ -154,29 +147,11 @@ impl DifferenceDevice {
         let bitmap_size = (block / SECTOR).div_ceil(8).next_multiple_of(SECTOR);
         check_range(self.image.size(), start, bitmap_size + block)
             .map_err(|_| corrupt("VHD block table", format!("block {number} lies past the end")))?;
-        let first = within / SECTOR;
-        let last = (within + buf.len() as u64 - 1) / SECTOR;
-        let mut bitmap = vec![0; (last / 8 - first / 8 + 1) as usize];
-        self.image.read_at(&mut bitmap, start + first / 8)?;
-        let is_here = |sector: u64| bitmap[(sector / 8 - first / 8) as usize] & (0x80 >> (sector % 8)) != 0;
-        // Sectors of one side that follow each other are one read.
-        let mut sector = first;
-        let mut rest = buf;
-        let mut at = within;
-        while !rest.is_empty() {
-            let mut end = sector + 1;
-            while end <= last && is_here(end) == is_here(sector) {
-                end += 1;
-            }
-            let count = (end * SECTOR - at).min(rest.len() as u64);
-            let (piece, after) = rest.split_at_mut(count as usize);
-            match is_here(sector) {
-                true => self.image.read_at(piece, start + bitmap_size + at)?,
-                false => read_padded(&*self.parent, piece, number * block + at)?,
-            }
-            (rest, at, sector) = (after, at + count, end);
-        }
-        Ok(())
+        let bitmap = Bitmap { device: &*self.image, at: start, sector: SECTOR, bit: |number| 0x80 >> number };
+        bitmap.split(buf, within, |is_here, piece, at| match is_here {
+            true => self.image.read_at(piece, start + bitmap_size + at),
+            false => read_padded(&*self.parent, piece, number * block + at),
+        })
     }
 }
 
@@ -187,13 +162,6 @@ impl BlockDevice for DifferenceDevice {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.size(), offset, buf.len() as u64)?;
-        let (mut rest, mut at) = (buf, offset);
-        while !rest.is_empty() {
-            let count = (self.difference.block - at % self.difference.block).min(rest.len() as u64);
-            let (piece, after) = rest.split_at_mut(count as usize);
-            self.read_block(piece, at)?;
-            (rest, at) = (after, at + count);
-        }
-        Ok(())
+        in_blocks(buf, offset, self.difference.block, |piece, at| self.read_block(piece, at))
     }
 }

@@ -1,7 +1,7 @@
 //! The parent locator of a VHDX file: which disk it differs from, and where that may be.
 
 use super::corrupt;
-use crate::block::windows::{file_name, path_of};
+use crate::block::windows::{file_name, names_of, path_of};
 use crate::bytes::{guid, le16, le32};
 use crate::error::{Error, Result};
 use std::ffi::OsString;
@@ -62,13 +62,7 @@ impl Parent {
         }
         // A file that was moved together with its parent has it beside itself.
         let beside: Vec<String> = relative.iter().map(|path| file_name(path)).collect();
-        let mut names: Vec<OsString> = Vec::new();
-        for name in relative.into_iter().chain(beside).chain(others) {
-            let name = OsString::from(name.trim_start_matches("./"));
-            if !name.is_empty() && !names.contains(&name) {
-                names.push(name);
-            }
-        }
+        let names = names_of(relative.into_iter().chain(beside).chain(others));
         if names.is_empty() {
             return Err(corrupt(STRUCTURE, "it does not name the parent"));
         }

@@ -15,6 +15,7 @@ mod metadata;
 mod region;
 mod replayed;
 
+use super::sectors::{Bitmap, in_blocks};
 use super::{BlockDevice, Extent, ExtentKind, SharedDevice, check_range, read_padded};
 use crate::bytes::le64;
 use crate::error::{Error, Result};
@@ -176,27 +177,12 @@ impl Vhdx {
             Place::Here(start) => return self.file.read_at(buf, start + within),
             Place::Partly(start, bitmap) => (start, bitmap),
         };
-        let first = within / sector;
-        let last = (within + buf.len() as u64 - 1) / sector;
-        let mut bitmap = vec![0; (last / 8 - first / 8 + 1) as usize];
-        self.file.read_at(&mut bitmap, bitmap_at + first / 8)?;
-        let is_here = |sector: u64| bitmap[(sector / 8 - first / 8) as usize] & (1 << (sector % 8)) != 0;
-        // Sectors of one side that follow each other are one read.
-        let (mut from, mut at, mut rest) = (first, within, buf);
-        while !rest.is_empty() {
-            let mut end = from + 1;
-            while end <= last && is_here(end) == is_here(from) {
-                end += 1;
-            }
-            let count = (end * sector - at).min(rest.len() as u64);
-            let (piece, after) = rest.split_at_mut(count as usize);
-            match is_here(from) {
-                true => self.file.read_at(piece, start + at)?,
-                false => read_padded(self.below()?, piece, number * block + at)?,
-            }
-            (rest, at, from) = (after, at + count, end);
-        }
-        Ok(())
+        let below = self.below()?;
+        let bitmap = Bitmap { device: &*self.file, at: bitmap_at, sector, bit: |number| 1 << number };
+        bitmap.split(buf, within, |is_here, piece, at| match is_here {
+            true => self.file.read_at(piece, start + at),
+            false => read_padded(below, piece, number * block + at),
+        })
     }
 }
 
@@ -211,14 +197,7 @@ impl BlockDevice for Vhdx {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.size(), offset, buf.len() as u64)?;
-        let (mut rest, mut at) = (buf, offset);
-        while !rest.is_empty() {
-            let count = (self.metadata.block - at % self.metadata.block).min(rest.len() as u64);
-            let (piece, after) = rest.split_at_mut(count as usize);
-            self.read_block(piece, at)?;
-            (rest, at) = (after, at + count);
-        }
-        Ok(())
+        in_blocks(buf, offset, self.metadata.block, |piece, at| self.read_block(piece, at))
     }
 
     fn map(&self, offset: u64, len: u64) -> Result<Extent> {
