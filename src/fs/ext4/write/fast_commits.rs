@@ -114,6 +114,21 @@ impl Blocks {
     }
 }
 
+/// An inode that fast commits change.
+struct Changed<'a> {
+    ino: u32,
+    state: &'a State,
+    /// What they leave it as; none where its last name went.
+    inode: Option<Inode>,
+}
+
+impl Changed<'_> {
+    /// Says whether the stored extents make room for others, or for none.
+    fn replaces_extents(&self) -> bool {
+        self.state.extents.is_some() || self.inode.as_ref().is_none_or(|inode| !inode.uses_extents())
+    }
+}
+
 struct Replay<'a> {
     core: &'a Core,
     changes: &'a Changes,
@@ -121,33 +136,29 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn run(&self) -> Result<()> {
-        self.mark()?;
+        let decoded = self.changes.inodes.iter().map(|(&ino, state)| {
+            let inode = match Inode::decode(&self.core.volume.superblock, ino, &state.raw) {
+                Err(error) if error.is_errno(libc::ENOENT) => None,
+                inode => Some(inode?),
+            };
+            Ok(Changed { ino, state, inode })
+        });
+        let mut changed: Vec<Changed<'_>> = decoded.collect::<Result<_>>()?;
         // In the order of their numbers, so that it comes out the same each time.
-        let mut inodes: Vec<(&u32, &State)> = self.changes.inodes.iter().collect();
-        inodes.sort_by_key(|&(ino, _)| ino);
-        for &(&ino, state) in &inodes {
-            self.put_inode(ino, state)?;
+        changed.sort_by_key(|changed| changed.ino);
+        self.mark(&changed)?;
+        for changed in &changed {
+            self.put_inode(changed)?;
         }
         let mut dirs: Vec<u32> = self.changes.dirs.keys().copied().collect();
         dirs.sort_unstable();
         for ino in dirs {
             self.put_names(ino)?;
         }
-        for &(&ino, state) in &inodes {
-            if self.decode(ino, state)?.is_none() {
-                self.delete(ino)?;
-            }
+        for changed in changed.iter().filter(|changed| changed.inode.is_none()) {
+            self.delete(changed.ino)?;
         }
         Ok(())
-    }
-
-    /// Returns an inode as the fast commits leave it; `None` for one whose last name went.
-    fn decode(&self, ino: u32, state: &State) -> Result<Option<Inode>> {
-        match Inode::decode(&self.core.volume.superblock, ino, &state.raw) {
-            Ok(inode) => Ok(Some(inode)),
-            Err(error) if error.is_errno(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Returns an inode as it is stored, where it is in use.
@@ -159,18 +170,14 @@ impl Replay<'_> {
         }
     }
 
-    /// Says whether the stored extents of an inode make room for others, or for none.
-    fn replaces_extents(state: &State, new: &Inode) -> bool {
-        state.extents.is_some() || !new.uses_extents()
-    }
-
     /// Marks blocks and inodes as taken or free on disk, before anything looks for free ones.
-    fn mark(&self) -> Result<()> {
+    fn mark(&self, changed: &[Changed<'_>]) -> Result<()> {
         let (volume, store) = (&self.core.volume, &self.core.store);
         let (mut old, mut new) = (Blocks::default(), Blocks::default());
         let mut inodes = Vec::new();
-        for (&ino, state) in &self.changes.inodes {
-            let Some(inode) = self.decode(ino, state)? else { continue };
+        for changed @ Changed { ino, state, inode } in changed {
+            let ino = *ino;
+            let Some(inode) = inode else { continue };
             let was_dir = self.stored(ino)?.is_some_and(|stored| stored.is_dir());
             inodes.push((ino, was_dir, inode.is_dir()));
             if inode.blocks_are_mapped() {
@@ -178,7 +185,7 @@ impl Replay<'_> {
             }
             if let Some(stored) = self.stored(ino)?
                 && stored.uses_extents()
-                && Self::replaces_extents(state, &inode)
+                && changed.replaces_extents()
             {
                 let mut at = 0;
                 while at < 1 << 32 {
@@ -208,7 +215,6 @@ impl Replay<'_> {
         for run in &freed {
             bitmaps.check_taken(*run)?;
         }
-        inodes.sort_unstable();
         let inodes: Vec<_> =
             inodes.into_iter().map(|(ino, was, is)| (ino, was, is, bitmaps.check_inode_taken(ino).is_ok())).collect();
         let credits = store.max_credits();
@@ -236,8 +242,9 @@ impl Replay<'_> {
 
     /// Stores an inode with its extents; a folder that was made gets its first block, and one that was there before keeps
     /// its own.
-    fn put_inode(&self, ino: u32, state: &State) -> Result<()> {
-        let Some(inode) = self.decode(ino, state)? else { return Ok(()) };
+    fn put_inode(&self, changed: &Changed<'_>) -> Result<()> {
+        let Changed { ino, state, inode } = changed;
+        let (ino, Some(inode)) = (*ino, inode) else { return Ok(()) };
         let superblock = &self.core.volume.superblock;
         let made_in = self.changes.dirs.get(&ino).and_then(|changes| changes.made_in);
         if inode.is_dir() && made_in.is_none() {
@@ -252,7 +259,7 @@ impl Replay<'_> {
         edit.is_new = true;
         if let Some(stored) = self.stored(ino)?
             && stored.uses_extents()
-            && Self::replaces_extents(state, &inode)
+            && changed.replaces_extents()
         {
             // The nodes of the old tree go; its blocks were marked before.
             let (_, mut before) = self.core.edit(ino)?;
