@@ -4,6 +4,7 @@
 //! first; the server never writes. When the connection ends, the server has closed the image and is about to exit: the
 //! socket is the last thing that it closes.
 
+use super::mountinfo::MountLine;
 use super::{mount, mountinfo};
 use crate::error::{Error, IoContext, Result};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -25,10 +26,9 @@ fn address(device: &str) -> std::io::Result<SocketAddr> {
 }
 
 impl Control {
-    /// Begins to listen for those who wait for the end of the mount at `mountpoint`. Where that is impossible, nobody can
+    /// Begins to listen for those who wait for the end of a mount. Where that is impossible, nobody can
     /// wait, and everything else works.
-    pub(super) fn listen(mountpoint: &Path) -> Option<Self> {
-        let line = mountinfo::find(mountpoint).ok().flatten()?;
+    pub(super) fn listen(line: &MountLine) -> Option<Self> {
         let listener = address(&line.device).and_then(|address| UnixListener::bind_addr(&address));
         match listener {
             Ok(listener) => Some(Self { _listener: listener }),

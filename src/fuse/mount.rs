@@ -4,6 +4,7 @@
 //! sends an opened /dev/fuse through it. Here that end is its standard input.
 
 use super::MountOptions;
+use super::mountinfo::MountLine;
 use crate::error::{Error, IoContext, Result};
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -205,12 +206,10 @@ fn receive_fd(socket: &UnixStream) -> Result<OwnedFd> {
 
 /// Lets the kernel ask further ahead than the 128 KiB that it grants FUSE, where the process may say so: as root, with
 /// /sys writable. Requests of 1 MiB read a large file half as fast again.
-pub(super) fn read_further_ahead(mountpoint: &Path) {
-    if let Ok(Some(line)) = super::mountinfo::find(mountpoint) {
-        let setting = format!("/sys/class/bdi/{}/read_ahead_kb", line.device);
-        if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
-            log::debug!("{setting} stays as it is: {error}");
-        }
+pub(super) fn read_further_ahead(line: &MountLine) {
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", line.device);
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        log::debug!("{setting} stays as it is: {error}");
     }
 }
 

@@ -4,7 +4,7 @@ use super::ahead::Ahead;
 use super::attr::{NodeIds, Shown};
 use super::control::Control;
 use super::face::Face;
-use super::{MountOptions, mount};
+use super::{MountOptions, mount, mountinfo};
 use crate::error::{Error, IoContext, Result};
 use crate::tree::Tree;
 use fuser::{Config, Session, SessionACL};
@@ -69,8 +69,10 @@ impl Server {
             // Nothing stays mounted where the kernel and we could not agree.
             let _ = mount::unmount(mountpoint, true);
         })?;
-        mount::read_further_ahead(mountpoint);
-        server.control = Control::listen(&mounted.mountpoint);
+        if let Ok(Some(line)) = mountinfo::find(mountpoint) {
+            mount::read_further_ahead(&line);
+            server.control = Control::listen(&line);
+        }
         server.mountpoint = Some(mounted.mountpoint);
         server.watched = mounted.watched;
         Ok(server)
