@@ -6,7 +6,7 @@ mod common;
 mod compare;
 
 use common::guest::{Workspace, guestctl, output, run};
-use common::{has_tool, is_root, skip};
+use common::{has_tool, is_root, noise, skip};
 use compare::{Options, compare_with_folder, list};
 use guestctl::block::MemoryDevice;
 use guestctl::cache::CachePool;
@@ -33,17 +33,6 @@ fn ready() -> Option<Workspace> {
 
 fn shell(script: &str) {
     run("bash", &["-ec", script]);
-}
-
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 /// Makes files of every kind and size.

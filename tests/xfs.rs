@@ -5,6 +5,7 @@ mod common;
 #[path = "common/xfs.rs"]
 mod xfs;
 
+use common::noise;
 use guestctl::fs::Filesystem;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -29,18 +30,6 @@ fn can_mount() -> bool {
         return false;
     }
     true
-}
-
-/// Returns bytes that do not repeat soon.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 fn fill_files(root: &Path) {

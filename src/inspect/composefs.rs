@@ -7,6 +7,7 @@
 //! takes away (character devices with the number 0/0) are not shown. Checksums of fs-verity are not compared.
 
 use super::boot;
+use super::layers::is_whiteout;
 use super::linux;
 use super::read::{Guest, join, tidy};
 use super::subtree::Subtree;
@@ -164,11 +165,6 @@ impl Composefs {
         }
         if file_type == FileType::Regular { Ok(at) } else { Err(missing()) }
     }
-}
-
-/// Says whether a file stands for none.
-fn is_whiteout(attr: &Attr) -> bool {
-    attr.file_type == FileType::CharDevice && attr.rdev == (0, 0)
 }
 
 /// Returns the name that an attribute has in the image, by its name in the tree.

@@ -88,7 +88,7 @@ fn is_private(name: &[u8]) -> bool {
 }
 
 /// Says whether a file stands for none, and hides those below it.
-fn is_whiteout(attr: &Attr) -> bool {
+pub(super) fn is_whiteout(attr: &Attr) -> bool {
     attr.file_type == FileType::CharDevice && attr.rdev == (0, 0)
 }
 

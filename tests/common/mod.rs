@@ -44,3 +44,15 @@ pub fn is_there(name: &str) -> bool {
 pub fn has_tool(name: &str) -> bool {
     tool(name).is_some()
 }
+
+/// Returns bytes that do not repeat soon.
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}

@@ -253,11 +253,6 @@ fn template(bytes: &[u8], at: usize, end: usize) -> Option<Template> {
                 attribute = Some(reader.name()?);
                 continue;
             }
-            0x07 => {
-                let len = usize::from(le16(reader.take(2)?, 0));
-                reader.take(len * 2)?;
-                continue;
-            }
             0x08 => {
                 reader.take(2)?;
                 continue;
@@ -266,7 +261,8 @@ fn template(bytes: &[u8], at: usize, end: usize) -> Option<Template> {
                 reader.name()?;
                 continue;
             }
-            0x0b => {
+            // Text that tells nothing here.
+            0x07 | 0x0b => {
                 let len = usize::from(le16(reader.take(2)?, 0));
                 reader.take(len * 2)?;
                 continue;
